@@ -1,0 +1,64 @@
+# The interpreter that creates .venv, and extra options for pip (an index with small builds of torch, say).
+PYTHON ?= python3
+PIP_FLAGS ?=
+# Test processes; each runs torch with its own default threads.
+JOBS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.steepest-installed
+DOCS_STAMP := $(VENV)/.steepest-docs-installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup test slow audit lint format bench docs clean
+
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## create .venv and install steepest with its development tools
+
+test: $(STAMP) ## run the tests, without the slow ones
+	$(BIN)/python -m pytest -n $(JOBS)
+
+slow: $(STAMP) ## run the slow tests alone
+	$(BIN)/python -m pytest -n $(JOBS) -m slow
+
+audit: $(STAMP) ## audit the embedded example: writes report.html, audit.json and certificate.json into ./audit/
+	$(BIN)/steepest audit -o audit
+
+lint: $(STAMP) ## check style, types and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+
+format: $(STAMP) ## rewrite the sources in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## run the coverage benchmark
+	$(BIN)/python benchmarks/coverage.py
+
+docs: $(DOCS_STAMP) ## build the documentation into ./site/
+	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict
+
+clean: ## remove what the other targets made, .venv included
+	rm -rf $(VENV) audit build dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@command -v "$(PYTHON)" >/dev/null || { \
+		echo "steepest needs Python 3.11 or newer, and there is no '$(PYTHON)': make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "steepest needs Python 3.11 or newer; '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1): make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "'$(PYTHON)' cannot create a virtual environment: install its venv module (Debian: python3-venv)" >&2; exit 1; }
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(DOCS_STAMP): pyproject.toml constraints.txt | $(STAMP)
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[docs]'
+	@touch $@

@@ -1,0 +1,38 @@
+"""How steep is a network? Proven brackets of Lipschitz constants, certified radii, certificates anyone can check.
+
+``steepest.bound(model, sample=x)`` brackets a constant, ``steepest.check(certificate, model)`` verifies one, and
+``steepest.audit()`` does the whole job; see ``steepest.api``. Names load on first use, so that the checker alone needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from steepest.api import audit as audit
+    from steepest.api import bound as bound
+    from steepest.api import check as check
+    from steepest.results import Bracket as Bracket
+    from steepest.results import Domain as Domain
+
+__version__ = "0.1.0"
+__all__ = ["Bracket", "Domain", "__version__", "audit", "bound", "check"]
+
+_HOMES = {
+    "audit": "steepest.api",
+    "bound": "steepest.api",
+    "check": "steepest.api",
+    "Bracket": "steepest.results",
+    "Domain": "steepest.results",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'steepest' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

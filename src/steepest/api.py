@@ -1,0 +1,226 @@
+"""The verbs in Python: bound, check, audit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from steepest.audit import Auditing, AuditResult, Subject
+from steepest.audit import Progress as AuditProgress
+from steepest.bracket import EFFORTS, Bracketing, Effort, Progress
+from steepest.capture.data import as_batch, as_input
+from steepest.capture.load import Loaded, load
+from steepest.errors import UsageError
+from steepest.example import train_digits
+from steepest.graph import Graph
+from steepest.proofs.certificate import load_certificate
+from steepest.proofs.check import Verdict
+from steepest.proofs.check import check as check_against
+from steepest.results import Bracket, Domain
+from steepest.results.domain import NORM_NAMES, norm_from_name
+
+Model = nn.Module | Graph | str | Path
+"""An ``nn.Module``; a path to ``.onnx`` or ``.safetensors``; or ``"module:factory"``."""
+
+Array = np.ndarray | Tensor
+
+
+def bound(
+    model: Model,
+    *,
+    sample: Tensor | tuple[Tensor, ...] | None = None,
+    factory: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    norm: float | str = 2,
+    at: Array | None = None,
+    radius: float | None = None,
+    box: tuple[float | Array, float | Array] | None = None,
+    output: tuple[int, ...] | int | None = None,
+    effort: str = "normal",
+    time_limit: float | None = None,
+    data: Array | None = None,
+    seed: int = 0,
+    progress: Progress = lambda stage: None,
+) -> Bracket:
+    """Bracket ``L = sup |f(x) - f(y)|_p / |x - y|_p`` over a convex set of inputs: all of them, a box, or a ball.
+
+    Args:
+        model: the network, taken in evaluation mode, with its weights as exact float64 numbers.
+        sample: for an ``nn.Module``: one batch of inputs; only the shape of its first entry counts.
+        factory: for a safetensors file: ``"module:factory"`` that builds the network.
+        input_shape: instead of ``sample``: the shape of one input without its batch axis.
+        norm: 1, 2 or inf, of the flattened inputs and of the flattened outputs.
+        at: centre of a ball, one input with or without its batch axis.
+        radius: of the ball, in the same norm.
+        box: ``(lo, hi)``, numbers or arrays of one input's shape.
+        output: None for all outputs, ``i`` for one, ``(i, j)`` for ``f_i - f_j`` (positions in the flattened output).
+        effort: ``fast``, ``normal`` or ``high``: how long the search for a steep pair of inputs takes (3, 12 or 60 s).
+        time_limit: seconds for the whole; what does not fit is left out and a note says so.
+        data: ``[n, *input_shape]``, typical inputs; the search starts from them.
+        seed: of the search.
+        progress: called with a phrase as each stage begins.
+
+    Returns:
+        A ``Bracket`` whose both ends are proven. ``upper`` is infinite where the network has no constant that these bounds
+        can prove; ``notes`` then names the node.
+
+    Raises:
+        UsageError: options that do not fit together or the network.
+        ModelError: a model that cannot be taken; ``UnsupportedOperatorError`` names the operator.
+        SoundnessError: a contradiction between the two ends: a bug, with everything needed to replay it.
+    """
+    if effort not in EFFORTS:
+        raise UsageError(f"effort must be one of {', '.join(EFFORTS)}, not {effort!r}")
+    if time_limit is not None and not 0 < time_limit < math.inf:
+        raise UsageError(f"the time limit must be a positive number of seconds, not {time_limit:g}")
+    p = require_norm(norm)
+    loaded = capture(model, sample=sample, factory=factory, input_shape=input_shape)
+    domain = make_domain(loaded.graph.input_shape, p, at, radius, box)
+    chosen = (output,) if isinstance(output, int) else output
+    inputs = None if data is None else as_batch(data, loaded.graph.input_shape)
+    bracketing = Bracketing(EFFORTS[effort], time_limit, seed, progress)
+    return bracketing.run(loaded.graph, domain, p, chosen, inputs, loaded.name)
+
+
+def check(
+    certificate: Mapping[str, Any] | str | Path,
+    model: Model,
+    *,
+    sample: Tensor | tuple[Tensor, ...] | None = None,
+    factory: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
+) -> Verdict:
+    """Verify a certificate against a model, captured afresh; the verification itself needs numpy alone.
+
+    Args:
+        certificate: the parsed JSON, or its path.
+        model, sample, factory, input_shape: as in ``bound``.
+
+    Returns:
+        The verdict: whether everything it claims holds, and the reasons why not.
+    """
+    content = load_certificate(Path(certificate)) if isinstance(certificate, (str, Path)) else certificate
+    return check_against(content, capture(model, sample=sample, factory=factory, input_shape=input_shape).graph.record())
+
+
+def audit(
+    model: Model | None = None,
+    *,
+    x: Array | None = None,
+    y: Array | None = None,
+    sample: Tensor | tuple[Tensor, ...] | None = None,
+    factory: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    data_name: str = "data",
+    norm: float | str = 2,
+    radius: float | None = None,
+    inputs: int = 100,
+    effort: str | Effort = "normal",
+    seed: int = 0,
+    progress: AuditProgress = lambda stage, fraction: None,
+) -> AuditResult:
+    """Bracket a network globally and around inputs, and certify radii; without a model, the embedded example.
+
+    Args:
+        model, sample, factory, input_shape, norm, effort, seed: as in ``bound``.
+        x: inputs ``[n, *input_shape]``; without them only the global bracket is found.
+        y: labels ``[n]``.
+        data_name: what people call the data.
+        radius: of the balls for local brackets; by default the median certified radius.
+        inputs: how many inputs are certified.
+        progress: called with a phrase and the fraction done.
+
+    Returns:
+        The audit's JSON, from which ``steepest.report`` makes the page, and the certificate of the global bracket.
+    """
+    if isinstance(effort, str):
+        if effort not in EFFORTS:
+            raise UsageError(f"effort must be one of {', '.join(EFFORTS)}, not {effort!r}")
+        effort = EFFORTS[effort]
+    if radius is not None and not 0 < radius < math.inf:
+        raise UsageError(f"the radius must be positive and finite, not {radius:g}")
+    auditing = Auditing(require_norm(norm), inputs, radius, effort, seed, progress)
+    if model is None:
+        if x is not None or y is not None:
+            raise UsageError("the embedded example brings its own data: give a model with x and y, or neither")
+        return auditing.run(_example(seed, progress))
+    loaded = capture(model, sample=sample, factory=factory, input_shape=input_shape)
+    batch = None if x is None else as_batch(x, loaded.graph.input_shape)
+    labels = None if y is None else torch.as_tensor(np.asarray(y)).long()
+    if batch is not None and labels is not None and len(labels) != len(batch):
+        raise UsageError(f"{len(batch)} inputs came with {len(labels)} labels")
+    source = str(model) if isinstance(model, (str, Path)) else type(model).__name__
+    return auditing.run(Subject(loaded.graph, loaded.name, source, batch, labels, data_name))
+
+
+def capture(
+    model: Model, *, sample: Tensor | tuple[Tensor, ...] | None, factory: str | None, input_shape: tuple[int, ...] | None
+) -> Loaded:
+    """The network as a graph, with the name people call it."""
+    if isinstance(model, Graph):
+        return Loaded(model, "graph")
+    return load(model, factory=factory, input_shape=input_shape, sample=sample)
+
+
+def make_domain(
+    shape: tuple[int, ...],
+    norm: float,
+    at: Array | None,
+    radius: float | None,
+    box: tuple[float | Array, float | Array] | None,
+) -> Domain:
+    """The set of inputs that the options describe.
+
+    Raises:
+        UsageError: for options that contradict each other or do not fit the network's input.
+    """
+    if at is None and radius is None and box is None:
+        return Domain("all")
+    if box is not None:
+        if at is not None or radius is not None:
+            raise UsageError("a region is a box or a ball: give --box LO HI, or --at X with --radius R, not both")
+        lo, hi = (np.array(np.broadcast_to(as_input(end, shape) if np.ndim(end) else np.float64(end), shape)) for end in box)
+        if np.isnan(lo).any() or np.isnan(hi).any() or (lo > hi).any():
+            raise UsageError("the box is empty: LO must not exceed HI anywhere")
+        if (lo == np.inf).any() or (hi == -np.inf).any():
+            raise UsageError("the box is empty: LO must be below infinity, and HI above minus infinity")
+        return Domain("box", lo=lo, hi=hi)
+    if at is None or radius is None:
+        raise UsageError("a ball needs its centre and its radius: give both --at X and --radius R")
+    if not 0 <= radius < math.inf:
+        raise UsageError(f"the radius must be finite and not negative, not {radius:g}")
+    return Domain("ball", centre=as_input(at, shape), radius=float(radius), norm=norm)
+
+
+def require_norm(norm: float | str) -> float:
+    """1, 2 or inf as a float.
+
+    Raises:
+        UsageError: for any other.
+    """
+    try:
+        return norm_from_name(norm) if isinstance(norm, str) else norm_from_name(NORM_NAMES.get(float(norm), str(norm)))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _example(seed: int, progress: AuditProgress) -> Subject:
+    progress("training the example", 0.0)
+    example = train_digits(seed)
+    graph = load(example.model, sample=example.x[:1].float()).graph
+    training = {
+        "description": "Two convolutions and two dense layers on scikit-learn's digits, AdamW",
+        "epochs": example.epochs,
+        "seconds": example.seconds,
+        "loss": list(example.losses),
+        "test_accuracy": example.accuracy,
+    }
+    # The graph takes samples with their batch axis of one.
+    x = as_batch(example.x.numpy(), graph.input_shape)
+    return Subject(graph, "digits CNN", "embedded example", x, example.y, "scikit-learn digits, test part", training)

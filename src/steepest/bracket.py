@@ -1,0 +1,213 @@
+"""Runs the bounds and the search within a budget, proves the best, and returns what is known."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steepest.bounds import ClarkeJacobian, Product
+from steepest.capture.head import with_output
+from steepest.errors import SoundnessError
+from steepest.graph import Graph
+from steepest.proofs.certificate import write_certificate
+from steepest.proofs.check import check
+from steepest.results import Bracket, Domain, LowerBound, NetworkRecord, UpperBound
+from steepest.results.domain import NORM_NAMES, number_to_json
+from steepest.witnesses.ascent import GradientAscent
+
+Progress = Callable[[str], None]
+"""Called with a short phrase as each stage begins."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to look for a witness.
+
+    Args:
+        seconds: limit of the search.
+        starts: points ascended at once.
+    """
+
+    seconds: float
+    starts: int
+
+
+LIMIT_SHARE = 0.8
+"""Part of a time limit left to bounds and search; the rest is for the checker."""
+
+EFFORTS: dict[str, Effort] = {"fast": Effort(3.0, 16), "normal": Effort(12.0, 32), "high": Effort(60.0, 64)}
+"""What ``--effort`` means."""
+
+
+@dataclass(frozen=True)
+class Bracketing:
+    """Bounds a Lipschitz constant from both sides and proves both ends.
+
+    Every upper bound that applies is computed and handed to the independent checker; the least that both agree on is
+    the upper end. The lower end is a secant between two real points, evaluated with rounding accounted for, by both.
+
+    Args:
+        effort: of the search for a witness.
+        time_limit: seconds for the whole, or None. Past it, the remaining bounds are skipped and a note says so.
+        seed: of the search.
+        progress: told of each stage.
+    """
+
+    effort: Effort = EFFORTS["normal"]
+    time_limit: float | None = None
+    seed: int = 0
+    progress: Progress = lambda stage: None
+
+    def run(
+        self,
+        graph: Graph,
+        domain: Domain,
+        norm: float,
+        output: tuple[int, ...] | None = None,
+        data: Tensor | None = None,
+        name: str = "network",
+    ) -> Bracket:
+        """Bracket the constant of ``graph`` (or of one output, or a difference of two) over a convex domain.
+
+        Args:
+            graph: the network.
+            domain: all inputs, a box or a ball.
+            norm: 1, 2 or inf, at both ends.
+            output: see ``with_output``.
+            data: ``[count, *input_shape]``, typical inputs from which the search starts.
+            name: what people call the network.
+
+        Raises:
+            UsageError: where ``output`` does not fit.
+            SoundnessError: where the witness contradicts an upper bound; its ``replay`` holds all that is needed to see it again.
+        """
+        started = time.perf_counter()
+        record = graph.record()
+        headed = with_output(graph, output)
+        notes: list[str] = []
+        uppers = self._uppers(headed, domain, norm, started, notes)
+        self.progress("searching for a witness")
+        witness = GradientAscent(seconds=self._left(started, self.effort.seconds), starts=self.effort.starts, seed=self.seed).search(
+            headed, domain, norm, data
+        )
+        self._compare(record, domain, norm, output, uppers, witness)
+
+        self.progress("checking the certificate")
+        proven, certificate = self._prove(record, domain, norm, output, uppers, witness)
+        uppers = tuple(sorted(proven, key=lambda u: u.value))
+        self._compare(record, domain, norm, output, uppers, witness)
+        blocked = next((u.blocked_by for u in uppers if u.blocked_by), None)
+        if uppers[0].value == math.inf:
+            notes.append(_unbounded(blocked, domain))
+        lower = certificate["lower"]["bound"] if certificate["lower"] else 0.0
+        return Bracket(
+            digest=record.digest,
+            lower=lower,
+            upper=uppers[0].value,
+            norm=norm,
+            domain=domain,
+            output=output,
+            uppers=uppers,
+            witness=None if witness is None else replace(witness, value=lower),
+            seconds=time.perf_counter() - started,
+            certificate=certificate,
+            checked=True,
+            notes=tuple(notes),
+            name=name,
+            limited=self.time_limit is not None and time.perf_counter() - started >= LIMIT_SHARE * self.time_limit,
+        )
+
+    def _left(self, started: float, wanted: float) -> float:
+        """Seconds for a stage within the whole limit; never quite none."""
+        if self.time_limit is None:
+            return wanted
+        return max(0.5, min(wanted, LIMIT_SHARE * self.time_limit - (time.perf_counter() - started)))
+
+    def _uppers(self, graph: Graph, domain: Domain, norm: float, started: float, notes: list[str]) -> tuple[UpperBound, ...]:
+        self.progress("product of operator norms")
+        uppers = [Product().bound(graph, domain, norm)]
+        jacobian = ClarkeJacobian()
+        if not jacobian.applies(graph):
+            size = f"{math.prod(graph.shape)} x {math.prod(graph.input_shape)}"
+            notes.append(f"The Clarke-Jacobian interval bound was left out: the Jacobian has {size} entries; ask for one output.")
+        elif self.time_limit is not None and time.perf_counter() - started > self.time_limit:
+            notes.append(f"The time limit of {self.time_limit:g} s was reached: the Clarke-Jacobian interval bound was left out.")
+        else:
+            self.progress("intervals of the Clarke Jacobian")
+            uppers.append(jacobian.bound(graph, domain, norm))
+        return tuple(uppers)
+
+    def _prove(
+        self,
+        record: NetworkRecord,
+        domain: Domain,
+        norm: float,
+        output: tuple[int, ...] | None,
+        uppers: Sequence[UpperBound],
+        witness: LowerBound | None,
+    ) -> tuple[list[UpperBound], dict[str, Any]]:
+        """Every finite upper bound restated as what the checker agrees to, and the certificate of the best."""
+        ranked = sorted(uppers, key=lambda u: u.value)
+        proven: list[UpperBound] = []
+        best, certified = math.inf, None
+        for upper in ranked:
+            # A bound that cannot become the least need not be proven; it is shown as a comparison.
+            if certified is None or upper.value < best:
+                certificate = write_certificate(record, output=output, norm=norm, domain=domain, upper=upper, lower=witness)
+                verdict = check(certificate, record)
+                upper = replace(upper, value=max(upper.value, verdict.upper))
+                certificate["upper"]["bound"] = number_to_json(upper.value)
+                if witness is not None:
+                    certificate["lower"]["bound"] = max(0.0, min(witness.value, verdict.lower))
+                if certified is None or upper.value < best:
+                    best, certified = upper.value, certificate
+            proven.append(upper)
+        assert certified is not None
+        return proven, certified
+
+    def _compare(
+        self,
+        record: NetworkRecord,
+        domain: Domain,
+        norm: float,
+        output: tuple[int, ...] | None,
+        uppers: Sequence[UpperBound],
+        witness: LowerBound | None,
+    ) -> None:
+        for upper in uppers:
+            if witness is not None and witness.value > upper.value:
+                raise SoundnessError(
+                    f"the witness shows a slope of {witness.value!r}, above the {upper.method} bound {upper.value!r}: a bug in steepest",
+                    replay={
+                        "format": "steepest-soundness/1",
+                        "digest": record.digest,
+                        "network": record.outline(),
+                        "domain": domain.to_json(),
+                        "norm": NORM_NAMES[norm],
+                        "output": None if output is None else list(output),
+                        "seed": self.seed,
+                        "upper": {"method": upper.method, "bound": upper.value, "steps": [s.to_json() for s in upper.steps]},
+                        "lower": witness.to_json(),
+                        "versions": versions(),
+                    },
+                )
+
+
+def _unbounded(blocked_by: str | None, domain: Domain) -> str:
+    where = f"Node {blocked_by!r} has no Lipschitz constant over {domain.describe()}" if blocked_by else "No bound is finite"
+    remedy = "give a region (--at X --radius R, or --box LO HI)" if domain.kind == "all" else "give a smaller region"
+    return f"{where}, so no finite upper bound is known: {remedy}."
+
+
+def versions() -> dict[str, str]:
+    """What a result was computed with."""
+    return {"steepest": version("steepest"), "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}

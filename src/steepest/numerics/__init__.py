@@ -1,0 +1,1 @@
+"""Pure tensor mathematics with rounding accounted for; knows nothing of networks."""

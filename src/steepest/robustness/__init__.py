@@ -1,0 +1,1 @@
+"""What a Lipschitz constant proves about single answers: radii within which no perturbation changes them."""

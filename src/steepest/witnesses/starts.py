@@ -1,0 +1,170 @@
+"""Where a search begins: points of a domain at many scales, near data and away from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steepest.graph import Graph
+from steepest.results import Domain
+from steepest.witnesses.chart import Chart, Free, InBall, InBox, Preconditioner
+from steepest.witnesses.secant import pull_inside
+
+
+@dataclass(frozen=True, eq=False)
+class Terrain:
+    """A domain with a sense of scale: what is typical, from data where there are any, else from the first layer.
+
+    Args:
+        domain: where points may lie.
+        data: flat typical inputs ``[count, n]`` within the domain, possibly none.
+        least, most: how far from zero an unbounded search reaches, from and to.
+        preconditioner: for unbounded searches.
+        inputs: number of input entries.
+        dtype: of the points.
+    """
+
+    domain: Domain
+    data: Tensor
+    least: float
+    most: float
+    preconditioner: Preconditioner | None
+    inputs: int
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(graph: Graph, domain: Domain, data: Tensor | None, dtype: torch.dtype) -> Terrain:
+        """Scales of a network and a domain."""
+        inputs = math.prod(graph.input_shape)
+        seen = torch.zeros(0, inputs, dtype=torch.float64) if data is None else data.detach().to(torch.float64).reshape(-1, inputs)
+        seen = seen[torch.isfinite(seen).all(-1)]
+        if len(seen) > 4096:
+            seen = seen[torch.linspace(0, len(seen) - 1, 4096).long()]
+        spread = (seen - seen.mean(0)).square().mean().sqrt().item() if len(seen) > 1 else 0.0
+        if spread > 0:
+            low = high = spread
+        elif len(seen) and (size := seen.square().mean().sqrt().item()) > 0:
+            low = high = size
+        else:
+            natural = _kink_distance(graph)
+            low, high = min(natural, 1.0), max(natural, 1.0)
+        preconditioner = Preconditioner.of(graph, dtype) if domain.kind == "all" else None
+        seen = pull_inside(domain, seen)
+        return Terrain(domain, seen.to(dtype), low * 10**-1.5, high * 10**1.5, preconditioner, inputs, dtype)
+
+    @property
+    def unit(self) -> float:
+        """The middle scale."""
+        return math.sqrt(self.least * self.most)
+
+    def sides(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Ends of a box and its width, or a typical scale where a side is unbounded or has no width."""
+        assert self.domain.lo is not None and self.domain.hi is not None
+        lo = torch.from_numpy(self.domain.lo.reshape(-1).copy())
+        hi = torch.from_numpy(self.domain.hi.reshape(-1).copy())
+        width = hi - lo
+        width = torch.where(torch.isfinite(width), width, self.unit)
+        return lo.to(self.dtype), hi.to(self.dtype), torch.where(width > 0, width, 1.0).to(self.dtype)
+
+    def draw(self, count: int, generator: torch.Generator, spread: Tensor | None = None) -> Tensor:
+        """Random flat points of the domain ``[count, n]``: half near data where there are any.
+
+        Args:
+            count: how many.
+            generator: of the randomness.
+            spread: scales of the unbounded draws, ``[count, 1]``; by default log-uniform from ``least`` to ``most``.
+        """
+        near = count // 2 if len(self.data) else 0
+        far = count - near
+        normal = torch.randn(count, self.inputs, generator=generator, dtype=self.dtype)
+        uniform = torch.rand(count, self.inputs, generator=generator, dtype=self.dtype)
+        share = torch.rand(count, 1, generator=generator, dtype=self.dtype)
+        if spread is None:
+            spread = self.least * (self.most / self.least) ** share
+        if self.domain.kind == "all":
+            points = spread * normal
+            if self.preconditioner is not None:
+                variables = torch.randn(count, self.preconditioner.forward.shape[1], generator=generator, dtype=self.dtype)
+                points = spread * (variables @ self.preconditioner.forward.mT)
+            reach = self.unit * 10 ** (3.0 * share - 2.0)
+        elif self.domain.kind == "box":
+            lo, hi, width = self.sides()
+            corner = (uniform < share).to(self.dtype)
+            where = torch.where(torch.arange(count)[:, None] % 2 == 0, uniform, corner)
+            anchor = torch.where(torch.isfinite(lo), lo, torch.where(torch.isfinite(hi), hi, 0.0))
+            bounded = torch.isfinite(hi - lo)
+            points = torch.where(bounded, lo.nan_to_num(neginf=0.0) + width * where, anchor + spread * normal)
+            points = torch.minimum(torch.maximum(points, lo), hi)
+            reach = width * 10 ** (3.0 * share - 3.0)
+        else:
+            points = self._in_ball(normal, uniform, share)
+            assert self.domain.radius is not None
+            reach = self.domain.radius / math.sqrt(self.inputs) * 10 ** (2.0 * share - 2.0)
+        if near:
+            # The first of these stay where the data are.
+            moved = torch.arange(near)[:, None] >= near // 4
+            picked = self.data[torch.randint(len(self.data), (near,), generator=generator)]
+            points[far:] = picked + moved * (reach * normal)[far:]
+        return self.keep(points)
+
+    def _in_ball(self, normal: Tensor, uniform: Tensor, share: Tensor) -> Tensor:
+        """Half on the sphere, half within; corners and single coordinates among them."""
+        assert self.domain.centre is not None and self.domain.radius is not None and self.domain.norm is not None
+        norm = self.domain.norm
+        if norm == math.inf:
+            direction = torch.where(torch.arange(len(normal))[:, None] % 2 == 0, 2.0 * uniform - 1.0, normal.sign())
+        else:
+            sparse = normal * (uniform < 10 ** (-3.0 * share))
+            direction = torch.where(torch.arange(len(normal))[:, None] % 2 == 0, normal, sparse)
+            direction = direction / torch.linalg.vector_norm(direction, ord=norm, dim=-1, keepdim=True).clamp(min=1e-30)
+        inner = torch.where(share < 0.5, 1.0, 2.0 * (share - 0.5))
+        centre = torch.from_numpy(self.domain.centre.reshape(-1).copy()).to(self.dtype)
+        return centre + self.domain.radius * inner * direction
+
+    def keep(self, x: Tensor) -> Tensor:
+        """Points drawn into the domain, in float64 and back."""
+        return x if self.domain.kind == "all" else pull_inside(self.domain, x.to(torch.float64)).to(self.dtype)
+
+    def jitter(self, x: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
+        """Points moved by a normal step of ``share`` (``[count, 1]``) of the domain's scale, or of their own where it has none."""
+        step = share * torch.randn(x.shape, generator=generator, dtype=self.dtype)
+        if self.domain.kind == "all":
+            step = step * x.square().mean(-1, keepdim=True).sqrt().clamp(min=self.least)
+        elif self.domain.kind == "box":
+            step = step * self.sides()[2]
+        else:
+            assert self.domain.radius is not None
+            step = step * (self.domain.radius / (1.0 if self.domain.norm == math.inf else math.sqrt(self.inputs)))
+        return self.keep(x + step)
+
+    def chart(self, x: Tensor) -> Chart:
+        """Coordinates for climbing from the given points."""
+        if self.domain.kind == "all":
+            variables = x if self.preconditioner is None else x @ self.preconditioner.inverse.mT
+            size = variables.square().mean(-1, keepdim=True).sqrt()
+            size = torch.where(size > 1e-3 * self.least, size, self.least)
+            start = variables / size
+            flat = Free(torch.zeros_like(x), size, start, self.preconditioner)
+            # What the first layer does not see stays where it is.
+            return Free(x - flat.points(start), size, start, self.preconditioner)
+        if self.domain.kind == "box":
+            lo, hi, width = self.sides()
+            return InBox(lo, hi, width, x, torch.arange(len(x))[:, None] % 4 != 3)
+        assert self.domain.centre is not None and self.domain.radius is not None and self.domain.norm is not None
+        centre = torch.from_numpy(self.domain.centre.reshape(-1).copy()).to(self.dtype)
+        return InBall(centre, self.domain.radius, self.domain.norm, x)
+
+
+def _kink_distance(graph: Graph) -> float:
+    """The input scale at which the first layer's offsets matter, ``rms |b| / rms |w|``; one where it has none."""
+    for node in graph.nodes[1:]:
+        weight = getattr(node.op, "weight", None)
+        bias = getattr(node.op, "bias", None)
+        if isinstance(weight, Tensor) and isinstance(bias, Tensor) and weight.ndim >= 2 and bias.numel() == weight.shape[0]:
+            rows = weight.flatten(1).square().sum(1).mean().sqrt().item()
+            offset = bias.square().mean().sqrt().item()
+            return min(max(offset / rows, 1e-3), 1e3) if rows > 0 and offset > 0 else 1.0
+    return 1.0
