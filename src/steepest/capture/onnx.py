@@ -99,7 +99,9 @@ class _Reader:
         needed = _needed(graph)
         for sparse in graph.sparse_initializer:
             if sparse.values.name in needed:
-                raise ModelError(f"the constant {sparse.values.name!r} is stored sparsely, which is not understood: export the model with dense weights")
+                raise ModelError(
+                    f"the constant {sparse.values.name!r} is stored sparsely, which is not understood: export the model with dense weights"
+                )
         for tensor in graph.initializer:
             if tensor.name in needed:
                 values[tensor.name] = self.tensors.read(tensor, tensor.name)
@@ -143,7 +145,9 @@ class _Reader:
             return lower(call)
         except (RuntimeError, ValueError, IndexError, TypeError, OverflowError, MemoryError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(f"{self.builder.operator} at {self.builder.at!r} does not fit its inputs ({reason}): export the model again") from error
+            raise ModelError(
+                f"{self.builder.operator} at {self.builder.at!r} does not fit its inputs ({reason}): export the model again"
+            ) from error
 
     def branch(self, node: NodeProto, inputs: list[Value | None], values: Values) -> tuple[Value | None, ...]:
         """The branch of an If that a constant condition takes."""
@@ -203,7 +207,9 @@ def _shape(info: ValueInfoProto) -> Shape:
     if not info.type.HasField("tensor_type") or kind.elem_type not in floats:
         known = info.type.HasField("tensor_type") and kind.elem_type in TensorProto.DataType.values()
         name = TensorProto.DataType.Name(kind.elem_type) if known else "no tensor"
-        raise ModelError(f"the input {info.name!r} is of type {name}; a network between real numbers has float inputs: export it behind its embedding")
+        raise ModelError(
+            f"the input {info.name!r} is of type {name}; a network between real numbers has float inputs: export it behind its embedding"
+        )
     if not kind.HasField("shape"):
         raise ModelError(f"the input {info.name!r} states no shape: export the model with a fixed input size")
     shape = []
@@ -214,7 +220,9 @@ def _shape(info: ValueInfoProto) -> Shape:
             shape.append(1)
         else:
             name = dim.dim_param or "no name"
-            raise ModelError(f"axis {axis} of the input {info.name!r} has no fixed length ({name}): export the model with a fixed input size")
+            raise ModelError(
+                f"axis {axis} of the input {info.name!r} has no fixed length ({name}): export the model with a fixed input size"
+            )
     if math.prod(shape) > 2**27:
         raise ModelError(f"the input {info.name!r} has the shape {shape}, which is too large to be taken")
     return tuple(shape)

@@ -50,7 +50,9 @@ def open_model(path: Path) -> ModelProto:
         raise ModelError(f"{path} {_kind(data)}")
     if model.functions:
         name = model.functions[0].name
-        raise ModelError(f"{path} defines its own operator {name!r}: inline it first (onnx.inliner.inline_local_functions) and save the model again")
+        raise ModelError(
+            f"{path} defines its own operator {name!r}: inline it first (onnx.inliner.inline_local_functions) and save the model again"
+        )
     _require_outline(path, model)
     return model
 
@@ -112,19 +114,27 @@ class Tensors:
 
         kind = TensorProto.DataType.Name(proto.data_type) if proto.data_type in TensorProto.DataType.values() else str(proto.data_type)
         if kind not in _FLOATS | _INTEGERS | {"BOOL"}:
-            raise ModelError(f"the tensor {where!r} holds {kind}, which is not understood: export the model with float32 or float64 weights")
+            raise ModelError(
+                f"the tensor {where!r} holds {kind}, which is not understood: export the model with float32 or float64 weights"
+            )
         count = _count(tuple(proto.dims), where)
         self.take(count, where)
         if proto.data_location == TensorProto.EXTERNAL:
             size = helper.tensor_dtype_to_np_dtype(proto.data_type).itemsize
-            filled = TensorProto(name=proto.name, data_type=proto.data_type, dims=proto.dims, raw_data=self._external(proto, count * size, where))
+            filled = TensorProto(
+                name=proto.name, data_type=proto.data_type, dims=proto.dims, raw_data=self._external(proto, count * size, where)
+            )
             proto = filled
         try:
             array = numpy_helper.to_array(proto)
         except (ValueError, TypeError, RuntimeError) as error:
-            raise ModelError(f"the data of the tensor {where!r} does not fit its shape {list(proto.dims)}: the file is damaged, export it again") from error
+            raise ModelError(
+                f"the data of the tensor {where!r} does not fit its shape {list(proto.dims)}: the file is damaged, export it again"
+            ) from error
         if array.size != count:
-            raise ModelError(f"the tensor {where!r} holds {array.size} numbers where its shape {list(proto.dims)} says {count}: export the model again")
+            raise ModelError(
+                f"the tensor {where!r} holds {array.size} numbers where its shape {list(proto.dims)} says {count}: export the model again"
+            )
         target = np.float64 if kind in _FLOATS else np.bool_ if kind == "BOOL" else np.int64
         return torch.from_numpy(np.array(array, dtype=target, order="C").reshape(tuple(proto.dims)))
 
@@ -149,7 +159,8 @@ class Tensors:
             raise ModelError(f"the tensor {where!r} states an offset or length that is no number: export the model again") from error
         if length != size or offset < 0 or offset + size > target.stat().st_size:
             raise ModelError(
-                f"the tensor {where!r} needs {size} bytes at offset {offset} of {location!r}, which has {target.stat().st_size} and promises {length}: "
+                f"the tensor {where!r} needs {size} bytes at offset {offset} of {location!r}, which has "
+                f"{target.stat().st_size} and promises {length}: "
                 f"the file is cut short or belongs to another model; copy both again"
             )
         with target.open("rb") as file:
@@ -164,7 +175,8 @@ class Tensors:
         target = folder if stray else Path(os.path.realpath(folder / location))
         if stray or not target.is_relative_to(folder):
             raise ModelError(
-                f"the tensor {where!r} keeps its data at {location!r}, outside the model's folder: put the file beside the model and save it with a relative path"
+                f"the tensor {where!r} keeps its data at {location!r}, outside the model's folder: put the file beside the "
+                "model and save it with a relative path"
             )
         if not target.is_file():
             raise ModelError(f"the tensor {where!r} keeps its data in {location!r}, which is not beside the model: copy it to {folder}")
@@ -180,7 +192,9 @@ def _bytes(path: Path) -> bytes:
             raise ModelError(f"{path} is not a file: give the .onnx file itself")
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
-            raise ModelError(f"{path} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are taken: save the weights as external data beside it")
+            raise ModelError(
+                f"{path} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are taken: save the weights as external data beside it"
+            )
         return path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
@@ -191,7 +205,8 @@ def _kind(data: bytes) -> str:
     if not data:
         return "is empty: export the model again"
     if data[:1] == b"\x80" or data[:2] == b"PK":
-        return "is not ONNX but looks like a PyTorch checkpoint or an archive, which is never unpickled: export the model with torch.onnx.export"
+        what = "is not ONNX but looks like a PyTorch checkpoint or an archive, which is never unpickled"
+        return f"{what}: export the model with torch.onnx.export"
     return "is not an ONNX model, or was cut short: export or copy it again"
 
 

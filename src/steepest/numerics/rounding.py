@@ -21,7 +21,7 @@ TINY = 2.0**-1000
 ROOT_TINY = 2.0**-500
 """Added to the root of a sum of squares, where squares may have underflowed."""
 
-CLAIM_MARGIN = 1.0 + 2.0**-30
+CLAIM_MARGIN = 1.0 + 2.0**-26
 """Factor by which a proven norm is stated above what was found, so that a second proof with other rounding succeeds too."""
 
 

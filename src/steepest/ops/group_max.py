@@ -56,7 +56,7 @@ class GroupMax(Group):
         kept = index >= 0
         x = torch.zeros(*lead, count(self.in_shapes[0]), dtype=windows.dtype)
         flat = windows.reshape(*lead, count(tuple(self.index.shape)))[..., kept]
-        return x.index_add(-1, index[kept], flat).reshape(*lead, *self.in_shapes[0])
+        return x.index_add(-1, index[kept], flat).reshape((*lead, *self.in_shapes[0]))
 
     def evaluate(self, *xs: Tensor) -> Tensor:
         """The maxima."""

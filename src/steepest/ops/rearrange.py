@@ -31,11 +31,11 @@ class Reshape(Rearrangement):
 
     def linear(self, x: Tensor, absolute: bool = False) -> Tensor:
         """Reshape."""
-        return x.reshape(*lead_axes(x, self.in_shapes[0]), *self.target)
+        return x.reshape((*lead_axes(x, self.in_shapes[0]), *self.target))
 
     def adjoint(self, y: Tensor, absolute: bool = False) -> Tensor:
         """Reshape back."""
-        return y.reshape(*lead_axes(y, self.target), *self.in_shapes[0])
+        return y.reshape((*lead_axes(y, self.target), *self.in_shapes[0]))
 
     def enclose(self, *xs: Interval) -> Interval:
         """Exact: both ends move."""
@@ -118,7 +118,7 @@ class Select(Rearrangement):
         y = flat.index_select(-1, index.clamp(min=0))
         if (index < 0).any():
             y = torch.where(index < 0, torch.zeros((), dtype=x.dtype, device=x.device), y)
-        return y.reshape(*lead, *self.index.shape)
+        return y.reshape((*lead, *self.index.shape))
 
     def adjoint(self, y: Tensor, absolute: bool = False) -> Tensor:
         """Scatter and add."""
@@ -127,7 +127,7 @@ class Select(Rearrangement):
         kept = index >= 0
         flat = y.reshape(*lead, count(self.shape))[..., kept]
         x = torch.zeros(*lead, count(self.in_shapes[0]), dtype=y.dtype, device=y.device)
-        return x.index_add(-1, index[kept], flat).reshape(*lead, *self.in_shapes[0])
+        return x.index_add(-1, index[kept], flat).reshape((*lead, *self.in_shapes[0]))
 
     def enclose(self, *xs: Interval) -> Interval:
         """Exact: both ends move."""

@@ -16,10 +16,8 @@ from steepest.results import Domain, LowerBound
 from steepest.witnesses.chart import Chart, free_coordinates
 from steepest.witnesses.landscape import Landscape, cast, norms
 from steepest.witnesses.pairs import best_pair, some_pair
-from steepest.witnesses.starts import Terrain
-
-_SMALL = 16
-"""Up to so many inputs, sampling and evolution find what gradients miss."""
+from steepest.witnesses.secant import pull_inside
+from steepest.witnesses.starts import FEW, Terrain
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +79,7 @@ class GradientAscent:
     seconds: float = 10.0
     seed: int = 0
     starts: int = 32
-    steps: int = 1200
+    steps: int = 3000
 
     def search(self, graph: Graph, domain: Domain, norm: float, data: Tensor | None = None) -> LowerBound | None:
         """Search one domain.
@@ -110,7 +108,7 @@ class GradientAscent:
             found = self._explore(landscape, terrain, generator, began)
         exact = Landscape(graph, norm, free)
         pair = best_pair(exact, domain, _finish(exact, terrain, found), began + self.seconds)
-        if pair is None or pair.value <= fallback.value:
+        if pair is None or pair.value < fallback.value:
             pair = fallback
         x, y = (t.reshape(graph.input_shape).numpy() for t in (pair.x, pair.y))
         middle, _ = _finish_value(exact, 0.5 * pair.x + 0.5 * pair.y, pair.x - pair.y)
@@ -120,28 +118,31 @@ class GradientAscent:
         """Sampling, climbs from many starts, then climbs from the best with perturbations."""
         # The last part is kept for the proof.
         until = began + 0.9 * self.seconds
-        small = landscape.inputs <= _SMALL
         starts = max(1, min(self.starts, landscape.chunk()))
-        found = self._sample(landscape, terrain, generator, 8 * starts if not small else 64 * starts, 4, until=began + 0.2 * self.seconds)
-        rounds = 4 if small else 1
-        share = (0.35 if small else 0.5) * (until - time.perf_counter())
+        few = landscape.inputs <= FEW
+        terrains = [terrain] * (4 if few else 1)
+        if few and terrain.domain.kind == "all":
+            terrains = [terrain, *terrain.boxes(landscape.graph.input_shape, 4)]
         opened = time.perf_counter()
-        best = found.best(8)
-        soft = 0.7 if terrain.domain.kind == "all" else 0.3
-        for r in range(rounds):
-            if r:
-                found = self._sample(landscape, terrain, generator, 64 * starts, 4, until=until)
-            begin = self._mixed(landscape, terrain, found, starts, generator)
-            schedule = Schedule(self.steps // (2 * rounds), soft, 40.0, 0.1, opened + share * (r + 1) / rounds)
-            best = best.joined(self._climb(landscape, terrain.chart(begin.x), begin, schedule)).best(16)
+        best: Found | None = None
+        for r, ground in enumerate(terrains):
+            part = opened + 0.5 * (until - opened) * (r + 1) / len(terrains)
+            pause = time.perf_counter() + 0.3 * (part - time.perf_counter())
+            found = self._sample(landscape, ground, generator, (64 if few else 8) * starts, 4, pause)
+            begin = self._mixed(landscape, ground, found, starts, generator)
+            soft = 0.7 if ground.domain.kind == "all" else 0.3
+            schedule = Schedule(self.steps // (2 * len(terrains)), soft, 40.0, 0.1, part)
+            climbed = found.best(8).joined(self._climb(landscape, ground.chart(begin.x), begin, schedule))
+            best = (climbed if best is None else best.joined(climbed)).best(16)
+        assert best is not None
         rounds, opened = 3, time.perf_counter()
-        share = (0.6 if small else 1.0) * (until - opened)
+        share = (0.6 if few else 1.0) * (until - opened)
         rate = 0.03 if terrain.domain.kind == "all" else 0.1
         for r in range(rounds):
             begin = self._near(landscape, terrain, best, max(1, starts // 2), 0.3 * 0.5**r, generator)
             schedule = Schedule(self.steps // (2 * rounds), 3.0, 60.0, rate * 0.6**r, opened + share * (r + 1) / rounds)
             best = best.joined(self._climb(landscape, terrain.chart(begin.x), begin, schedule)).best(16)
-        if small:
+        if few:
             best = self._evolve(landscape, terrain, best, generator, until)
         return best
 
@@ -256,10 +257,9 @@ def _precision(graph: Graph, domain: Domain) -> torch.dtype:
 def _finish(exact: Landscape, terrain: Terrain, found: Found) -> Found:
     """The best few again in float64, inside the domain, with their directions sharpened."""
     top = found.best(4)
-    wide = Terrain(terrain.domain, terrain.data.double(), terrain.least, terrain.most, None, terrain.inputs, torch.float64)
-    x = wide.keep(top.x.double())
+    x = pull_inside(terrain.domain, top.x.double())
     v = top.v.double()
-    if min(exact.outputs, exact.inputs) <= 64:
+    if exact.cheap_in_full:
         value, v = exact.exact(x)
     else:
         value, v = exact.hard(x, v, 20)
@@ -269,5 +269,5 @@ def _finish(exact: Landscape, terrain: Terrain, found: Found) -> Found:
 def _finish_value(exact: Landscape, x: Tensor, v: Tensor) -> tuple[float | None, Tensor]:
     """The Jacobian's norm at one point, or None where it is not finite."""
     v = (v / norms(v, exact.p).clamp(min=1e-300))[None]
-    value, v = exact.exact(x[None]) if min(exact.outputs, exact.inputs) <= 64 else exact.hard(x[None], v, 20)
+    value, v = exact.exact(x[None]) if exact.cheap_in_full else exact.hard(x[None], v, 20)
     return (value.item() if math.isfinite(value.item()) else None), v[0]

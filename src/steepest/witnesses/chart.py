@@ -46,36 +46,60 @@ class Preconditioner:
     inverse: Tensor
 
     @staticmethod
-    def of(graph: Graph, dtype: torch.dtype, most: int = 2**22) -> Preconditioner | None:
-        """From the graph, or None where the first layer is not affine, is not alone to read the input, or is large.
-
-        Args:
-            graph: the network, exact.
-            dtype: of the result.
-            most: entries of the dense form beyond which it is not built.
-        """
-        layer = _first_affine(graph)
-        inputs = math.prod(graph.input_shape)
-        if layer is None:
+    def of(layer: FirstLayer, dtype: torch.dtype) -> Preconditioner | None:
+        """From the first layer, or None where it is zero or too large to decompose."""
+        if min(layer.weight.shape) > 1024:
             return None
-        outputs = math.prod(graph.nodes[layer[-1]].shape)
-        if inputs < 2 or inputs * outputs > most or min(inputs, outputs) > 1024:
-            return None
-        move = torch.eye(inputs, dtype=torch.float64).reshape(inputs, *graph.input_shape)
-        for index in layer:
-            op = graph.nodes[index].op
-            assert isinstance(op, Affine)
-            move = op.linear(move)
-        u, s, vh = torch.linalg.svd(move.reshape(inputs, outputs).mT, full_matrices=False)
+        u, s, vh = torch.linalg.svd(layer.weight, full_matrices=False)
         if s[0] <= 0:
             return None
         d = s[0] / s.clamp(min=0.03 * s[0].item())
         d = d / d.square().mean().sqrt()
         return Preconditioner((vh.mT * d @ u.mT).to(dtype), (u / d @ vh).to(dtype))
 
+    @staticmethod
+    def diagonal(scale: Tensor) -> Preconditioner:
+        """One scale a coordinate, ``[n]``, positive."""
+        return Preconditioner(torch.diag(scale), torch.diag(1.0 / scale))
+
+
+@dataclass(frozen=True, eq=False)
+class FirstLayer:
+    """The affine nodes that alone read the input, up to the first node of another kind: ``weight x + bias``, dense.
+
+    Args:
+        weight: ``[outputs, inputs]``, float64.
+        bias: ``[outputs]``, float64.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    @staticmethod
+    def of(graph: Graph, most: int = 2**22) -> FirstLayer | None:
+        """From the graph, or None where there is no such layer or it has more than ``most`` entries."""
+        chain = _first_affine(graph)
+        inputs = math.prod(graph.input_shape)
+        if chain is None or inputs * math.prod(graph.nodes[chain[-1]].shape) > most:
+            return None
+        columns = torch.eye(inputs, dtype=torch.float64).reshape(inputs, *graph.input_shape)
+        bias = torch.zeros(graph.input_shape, dtype=torch.float64)
+        for index in chain:
+            op = graph.nodes[index].op
+            assert isinstance(op, Affine)
+            columns, bias = op.linear(columns), op.evaluate(bias)
+        return FirstLayer(columns.reshape(inputs, -1).mT, bias.reshape(-1))
+
+    def kinks(self) -> Tensor:
+        """How far each input alone must go for the offsets to matter, ``rms |b| / rms |w_j|``; one where unknown; ``[inputs]``."""
+        offset = self.bias.square().mean().sqrt()
+        columns = self.weight.square().mean(0).sqrt()
+        if offset == 0 or not (columns > 0).any():
+            return torch.ones_like(columns)
+        return (offset / columns.clamp(min=1e-6 * columns.max().item())).clamp(1e-4, 1e6)
+
 
 def _first_affine(graph: Graph) -> list[int] | None:
-    """The chain of affine nodes that alone reads the input, up to the first that mixes entries."""
     readers: dict[int, list[int]] = {}
     for index, node in enumerate(graph.nodes):
         for i in node.inputs:
@@ -85,11 +109,14 @@ def _first_affine(graph: Graph) -> list[int] | None:
         at = readers[at][0]
         op = graph.nodes[at].op
         if not isinstance(op, Affine):
-            return None
+            return chain if any(_mixes(graph, i) for i in chain) else None
         chain.append(at)
-        if not op.keeps_entries_apart:
-            return chain
-    return None
+    return chain if any(_mixes(graph, i) for i in chain) else None
+
+
+def _mixes(graph: Graph, index: int) -> bool:
+    op = graph.nodes[index].op
+    return isinstance(op, Affine) and not op.keeps_entries_apart
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steepest.graph import Graph
-from steepest.ops.kinds import Elementwise
+from steepest.ops.kinds import Affine, Elementwise
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +65,12 @@ class Linearised:
             moves = tuple(tangents[i] for i in node.inputs)
             if slope is not None:
                 tangents.append(slope * moves[0])
+            elif isinstance(node.op, Affine):
+                tangents.append(node.op.linear(moves[0]))
             else:
-                tangents.append(node.op.tangent(tuple(self.values[i] for i in node.inputs), moves, self.sharpness))
+                # Forward mode refuses tensors whose entries share memory.
+                values = tuple(self.values[i].contiguous() for i in node.inputs)
+                tangents.append(node.op.tangent(values, tuple(t.contiguous() for t in moves), self.sharpness))
         return tangents[-1]
 
 
@@ -167,17 +171,26 @@ class Landscape:
 
     def jacobian(self, linear: Linearised) -> Tensor:
         """The full Jacobian ``[batch, outputs, inputs]`` at each of the points, by rows or by columns."""
-        batch = linear.values[0].shape[0]
-        if self.outputs <= self.inputs:
-            linear = linear.detached().repeated(self.outputs)
+        linear, parts = linear.detached(), []
+        batch, dtype = linear.values[0].shape[0], linear.values[0].dtype
+        by_rows = self.outputs <= self.inputs
+        for some in torch.eye(min(self.outputs, self.inputs), dtype=dtype).split(max(1, self.chunk() // batch)):
+            repeated, units = linear.repeated(len(some)), some.expand(batch, *some.shape)
+            if not by_rows:
+                with torch.no_grad():
+                    parts.append(self.push(repeated, torch.where(self.free, units, 0.0)))
+                continue
             with torch.enable_grad():
-                v = torch.zeros(batch, self.outputs, self.inputs, dtype=linear.values[0].dtype, requires_grad=True)
-                y = self.push(linear, v)
-                (rows,) = torch.autograd.grad(y, v, torch.eye(self.outputs, dtype=y.dtype).expand_as(y))
-            return torch.where(self.free, rows, 0.0)
-        with torch.no_grad():
-            eye = torch.eye(self.inputs, dtype=linear.values[0].dtype).expand(batch, -1, -1)
-            return self.push(linear.repeated(self.inputs), torch.where(self.free, eye, 0.0)).mT
+                v = torch.zeros(batch, len(some), self.inputs, dtype=dtype, requires_grad=True)
+                (rows,) = torch.autograd.grad(self.push(repeated, v), v, units)
+            parts.append(torch.where(self.free, rows, 0.0))
+        return torch.cat(parts, 1) if by_rows else torch.cat(parts, 1).mT
+
+    @property
+    def cheap_in_full(self) -> bool:
+        """Whether the Jacobian at a few points costs seconds at most."""
+        narrow = min(self.outputs, self.inputs)
+        return narrow <= 64 or (narrow <= 1024 and narrow * self.entries <= 2**24)
 
     def exact(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Norms and extremal directions from the full Jacobian: every row, column or singular vector is looked at."""

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from steepest.graph import Graph
 from steepest.results import Domain
-from steepest.witnesses.chart import Chart, Free, InBall, InBox, Preconditioner
+from steepest.witnesses.chart import Chart, FirstLayer, Free, InBall, InBox, Preconditioner
 from steepest.witnesses.secant import pull_inside
+
+FEW = 16
+"""Up to so many inputs, sampling, small boxes and evolution find what gradients miss."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,19 +24,17 @@ class Terrain:
     Args:
         domain: where points may lie.
         data: flat typical inputs ``[count, n]`` within the domain, possibly none.
+        scale: a typical scale of each input, ``[n]``, positive.
         least, most: how far from zero an unbounded search reaches, from and to.
         preconditioner: for unbounded searches.
-        inputs: number of input entries.
-        dtype: of the points.
     """
 
     domain: Domain
     data: Tensor
+    scale: Tensor
     least: float
     most: float
     preconditioner: Preconditioner | None
-    inputs: int
-    dtype: torch.dtype
 
     @staticmethod
     def of(graph: Graph, domain: Domain, data: Tensor | None, dtype: torch.dtype) -> Terrain:
@@ -43,17 +44,44 @@ class Terrain:
         seen = seen[torch.isfinite(seen).all(-1)]
         if len(seen) > 4096:
             seen = seen[torch.linspace(0, len(seen) - 1, 4096).long()]
-        spread = (seen - seen.mean(0)).square().mean().sqrt().item() if len(seen) > 1 else 0.0
-        if spread > 0:
-            low = high = spread
-        elif len(seen) and (size := seen.square().mean().sqrt().item()) > 0:
-            low = high = size
+        layer = FirstLayer.of(graph)
+        spread = (seen - seen.mean(0)).square().mean(0).sqrt() if len(seen) > 1 else seen.abs().sum(0)
+        if (spread > 0).any():
+            low = high = spread.square().mean().sqrt().item()
+            scale = spread.clamp(min=1e-2 * low if inputs > FEW else 1e-9 * low)
         else:
-            natural = _kink_distance(graph)
+            scale = torch.ones(inputs, dtype=torch.float64) if layer is None else layer.kinks()
+            natural = scale.log().mean().exp().item()
             low, high = min(natural, 1.0), max(natural, 1.0)
-        preconditioner = Preconditioner.of(graph, dtype) if domain.kind == "all" else None
-        seen = pull_inside(domain, seen)
-        return Terrain(domain, seen.to(dtype), low * 10**-1.5, high * 10**1.5, preconditioner, inputs, dtype)
+        preconditioner = None
+        if domain.kind == "all" and inputs <= FEW:
+            preconditioner = Preconditioner.diagonal((scale / scale.log().mean().exp()).to(dtype))
+        elif domain.kind == "all" and layer is not None:
+            preconditioner = Preconditioner.of(layer, dtype)
+        return Terrain(domain, pull_inside(domain, seen).to(dtype), scale.to(dtype), low * 10**-1.5, high * 10**1.5, preconditioner)
+
+    @property
+    def inputs(self) -> int:
+        """Number of input entries."""
+        return len(self.scale)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the points."""
+        return self.scale.dtype
+
+    def boxes(self, shape: tuple[int, ...], count: int) -> list[Terrain]:
+        """Boxes of growing width at the domain's own scale, for searching all inputs where steep regions are small."""
+        middle = self.data.mean(0).double() if len(self.data) else torch.zeros(self.inputs, dtype=torch.float64)
+        scale = self.scale.double() / self.scale.double().log().mean().exp()
+        low, high = math.log10(0.5 * self.least * 10**1.5), math.log10(2.0 * self.most * 10**-1.5)
+        terrains = []
+        for half in torch.logspace(low, high, count, dtype=torch.float64).tolist():
+            lo, hi = ((middle + sign * half * scale).reshape(shape).numpy() for sign in (-1.0, 1.0))
+            box = Domain("box", lo=lo, hi=hi)
+            data = pull_inside(box, self.data.double()).to(self.dtype)
+            terrains.append(Terrain(box, data, self.scale, self.least, self.most, None))
+        return terrains
 
     @property
     def unit(self) -> float:
@@ -88,7 +116,8 @@ class Terrain:
             points = spread * normal
             if self.preconditioner is not None:
                 variables = torch.randn(count, self.preconditioner.forward.shape[1], generator=generator, dtype=self.dtype)
-                points = spread * (variables @ self.preconditioner.forward.mT)
+                conditioned = spread * (variables @ self.preconditioner.forward.mT)
+                points = torch.where(torch.arange(count)[:, None] % 4 == 3, points, conditioned)
             reach = self.unit * 10 ** (3.0 * share - 2.0)
         elif self.domain.kind == "box":
             lo, hi, width = self.sides()
@@ -156,15 +185,3 @@ class Terrain:
         assert self.domain.centre is not None and self.domain.radius is not None and self.domain.norm is not None
         centre = torch.from_numpy(self.domain.centre.reshape(-1).copy()).to(self.dtype)
         return InBall(centre, self.domain.radius, self.domain.norm, x)
-
-
-def _kink_distance(graph: Graph) -> float:
-    """The input scale at which the first layer's offsets matter, ``rms |b| / rms |w|``; one where it has none."""
-    for node in graph.nodes[1:]:
-        weight = getattr(node.op, "weight", None)
-        bias = getattr(node.op, "bias", None)
-        if isinstance(weight, Tensor) and isinstance(bias, Tensor) and weight.ndim >= 2 and bias.numel() == weight.shape[0]:
-            rows = weight.flatten(1).square().sum(1).mean().sqrt().item()
-            offset = bias.square().mean().sqrt().item()
-            return min(max(offset / rows, 1e-3), 1e3) if rows > 0 and offset > 0 else 1.0
-    return 1.0

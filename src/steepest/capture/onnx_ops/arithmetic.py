@@ -193,7 +193,8 @@ def matmul(call: Call) -> Outputs:
 def product(call: Call, x: Value, y: Value) -> Value:
     """A matrix product; constant matrices with batch axes of one enter as plain matrices."""
     call.require(len(x.shape) > 0 and len(y.shape) > 0, "matrices are expected")
-    call.require(x.shape[-1] == y.shape[-2 if len(y.shape) > 1 else 0], "the inner lengths are to agree")
+    first, second = list(x.shape), list(y.shape)
+    call.require(first[-1] == second[max(-2, -len(second))], "the inner lengths are to agree")
     try:
         batch = tuple(torch.broadcast_shapes(tuple(x.shape[:-2]), tuple(y.shape[:-2])))
     except RuntimeError:
@@ -244,7 +245,10 @@ def einsum(call: Call) -> Outputs:
     if not plain or not 1 <= len(terms) <= 2:
         raise call.refuse(f"the equation {equation!r} is not understood: at most two tensors, no ellipsis, no letter twice in one of them")
     values = [call.value(i) for i in range(len(call.inputs))]
-    call.require(len(values) == len(terms) and all(len(v.shape) == len(t) for v, t in zip(values, terms, strict=True)), f"{equation!r} is to fit them")
+    call.require(
+        len(values) == len(terms) and all(len(v.shape) == len(t) for v, t in zip(values, terms, strict=True)),
+        f"{equation!r} is to fit them",
+    )
     lengths: dict[str, int] = {}
     for value, term in zip(values, terms, strict=True):
         for letter, n in zip(term, value.shape, strict=True):

@@ -56,7 +56,9 @@ class Call:
         """
         if not condition:
             shapes = ", ".join("none" if v is None else str(list(v.shape)) for v in self.inputs)
-            raise ModelError(f"{self.builder.operator} at {self.builder.at!r} has inputs of shapes {shapes}, but {expected}: export the model again")
+            raise ModelError(
+                f"{self.builder.operator} at {self.builder.at!r} has inputs of shapes {shapes}, but {expected}: export the model again"
+            )
 
     def finish(self) -> None:
         """Refuse a node that says more than its rule has read."""
@@ -73,7 +75,9 @@ class Call:
         """An input, or None where it is left out."""
         value = self.masked(index)
         if isinstance(value, Ref) and value.index in self.barred:
-            raise self.refuse("entries of its input are minus infinity (a mask), which only a softmax over the last axis turns into a number")
+            raise self.refuse(
+                "entries of its input are minus infinity (a mask), which only a softmax over the last axis turns into a number"
+            )
         return value
 
     def masked(self, index: int) -> Value | None:
@@ -159,7 +163,9 @@ class Call:
     def axes(self, given: Sequence[int], rank: int) -> list[int]:
         """Axes counted from the front, each once."""
         axes = [a + rank if a < 0 else a for a in given]
-        self.require(all(0 <= a < rank for a in axes) and len(set(axes)) == len(axes), f"its axes {list(given)} are to be different ones of {rank}")
+        self.require(
+            all(0 <= a < rank for a in axes) and len(set(axes)) == len(axes), f"its axes {list(given)} are to be different ones of {rank}"
+        )
         return axes
 
     # Values ---------------------------------------------------------------------------------------------------------
@@ -171,10 +177,13 @@ class Call:
             ModelError: it is negative or too large.
         """
         if any(n < 0 for n in shape):
-            raise ModelError(f"{self.builder.operator} at {self.builder.at!r} would make a tensor of shape {list(shape)}: export the model again")
+            raise ModelError(
+                f"{self.builder.operator} at {self.builder.at!r} would make a tensor of shape {list(shape)}: export the model again"
+            )
         if math.prod(shape) > MAX_ENTRIES:
             raise ModelError(
-                f"{self.builder.operator} at {self.builder.at!r} would make a tensor of shape {list(shape)}; at most {MAX_ENTRIES:,} entries are taken"
+                f"{self.builder.operator} at {self.builder.at!r} would make a tensor of shape {list(shape)}; at most "
+                f"{MAX_ENTRIES:,} entries are taken"
             )
         return tuple(int(n) for n in shape)
 

@@ -64,7 +64,9 @@ def cast(call: Call) -> Tensor:
         raise call.refuse(f"it casts a constant to {name}, which is not understood")
     low, high = (0, 2 ** widths[name]) if name.startswith("U") else (-(2 ** (widths[name] - 1)), 2 ** (widths[name] - 1))
     cut = x.trunc() if x.is_floating_point() else x
-    inside = (cut >= float(low)) & (cut < float(high)) if x.is_floating_point() or widths[name] < 64 else torch.ones_like(x, dtype=torch.bool)
+    inside = (
+        (cut >= float(low)) & (cut < float(high)) if x.is_floating_point() or widths[name] < 64 else torch.ones_like(x, dtype=torch.bool)
+    )
     if not inside.all():
         raise call.refuse(f"it casts a constant to {name} that does not fit")
     return cut.to(torch.int64)

@@ -271,7 +271,11 @@ def _padded(call: Call, mode: str, n: int, low: int, high: int) -> Tensor:
 
 def _chosen(t: Tensor, indices: Sequence[tuple[int, Tensor]], fill: float) -> Tensor:
     for axis, index in indices:
-        picked = t.index_select(axis, index.clamp(min=0)) if t.shape[axis] else t.new_zeros([len(index) if a == axis else n for a, n in enumerate(t.shape)])
+        picked = (
+            t.index_select(axis, index.clamp(min=0))
+            if t.shape[axis]
+            else t.new_zeros([len(index) if a == axis else n for a, n in enumerate(t.shape)])
+        )
         missing = (index < 0).reshape([-1 if a == axis else 1 for a in range(t.ndim)])
         t = torch.where(missing, torch.tensor(fill, dtype=t.dtype), picked)
     return t
@@ -280,7 +284,10 @@ def _chosen(t: Tensor, indices: Sequence[tuple[int, Tensor]], fill: float) -> Te
 def depth_to_space(call: Call) -> Outputs:
     """Blocks of channels become blocks of positions."""
     x, block, mode = call.value(0), call.integer("blocksize", 0), call.text("mode", "DCR")
-    call.require(len(x.shape) == 4 and block > 0 and x.shape[1] % block**2 == 0, f"four axes and channels in blocks of {block} x {block} are expected")
+    call.require(
+        len(x.shape) == 4 and block > 0 and x.shape[1] % block**2 == 0,
+        f"four axes and channels in blocks of {block} x {block} are expected",
+    )
     batch, channels, height, width = x.shape
     depth = channels // block**2
     if mode == "DCR":

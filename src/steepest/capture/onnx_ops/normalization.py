@@ -116,7 +116,11 @@ def _softmax(log: bool) -> Callable[[Call], Outputs]:
         axis = call.axis(rank, -1) if call.version >= 13 else call.axis(rank, 1, ends=True)
         call.require(math.prod(x.shape) > 0, "they are to have entries")
         # Before version 13 all axes from the given one on were taken together.
-        flat = x if call.version >= 13 or (rank and axis == rank - 1) else call.builder.reshape(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
+        flat = (
+            x
+            if call.version >= 13 or (rank and axis == rank - 1)
+            else call.builder.reshape(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
+        )
         if flat is not x:
             axis = 1
         allowed = None

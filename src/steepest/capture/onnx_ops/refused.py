@@ -11,16 +11,20 @@ _SEQUENCE = "sequences of tensors are not understood"
 _ROUNDS = "it rounds to a grid, which leaps and is not a Lipschitz map: export the network before quantisation"
 
 WHY: dict[str, str] = {
-    **dict.fromkeys(("Sign", "Floor", "Ceil", "Round", "ArgMax", "ArgMin", "Hardmax", "OneHot", "NonZero", "Unique", "Mod", "Compress"), _LEAPS),
+    **dict.fromkeys(
+        ("Sign", "Floor", "Ceil", "Round", "ArgMax", "ArgMin", "Hardmax", "OneHot", "NonZero", "Unique", "Mod", "Compress"), _LEAPS
+    ),
     **dict.fromkeys(("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or", "Xor"), _FLAG),
     **dict.fromkeys(("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"), _RANDOM),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _RECURRENT),
     **dict.fromkeys(("If", "Loop", "Scan"), _CONTROL),
     **dict.fromkeys(
-        ("SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence", "ConcatFromSequence"), _SEQUENCE
+        ("SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence", "ConcatFromSequence"),
+        _SEQUENCE,
     ),
     **dict.fromkeys(
-        ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"), _ROUNDS
+        ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
+        _ROUNDS,
     ),
     "LRN": "local response normalisation is not understood",
     "NonMaxSuppression": _LEAPS,

@@ -1,0 +1,1 @@
+"""Certificates, and the checker that verifies them with numpy alone."""

@@ -1,0 +1,114 @@
+"""Writes certificates, and reads them from files."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from steepest.errors import ModelError, UsageError
+from steepest.results import Domain, LowerBound, NetworkRecord, UpperBound
+from steepest.results.domain import NORM_NAMES, array_to_json, number_to_json
+
+_LARGEST_FILE = 2**30
+
+
+def write_certificate(
+    record: NetworkRecord, *, output: tuple[int, ...] | None, norm: float, domain: Domain, upper: UpperBound, lower: LowerBound | None
+) -> dict[str, Any]:
+    """The certificate of a bracket as JSON (docs/certificate.md).
+
+    Args:
+        record: the whole network, without the row that picks an output.
+        output: the positions picked, or None.
+        norm: 1, 2 or inf.
+        domain: where the bounds hold.
+        upper: a bound and its steps.
+        lower: a witness, or None.
+    """
+    return {
+        "format": "steepest-certificate/1",
+        "network": {"digest": record.digest, "nodes": record.outline()},
+        "input_shape": list(record.input_shape),
+        "output": None if output is None else list(output),
+        "norm": NORM_NAMES[norm],
+        "domain": domain.to_json(),
+        "upper": {"bound": number_to_json(upper.value), "method": upper.method, "steps": [step.to_json() for step in upper.steps]},
+        "lower": None if lower is None else {"bound": lower.value, "x": array_to_json(lower.x), "y": array_to_json(lower.y)},
+        "versions": _versions(),
+        "assumptions": _assumptions(record),
+    }
+
+
+def save_certificate(path: Path, certificate: Mapping[str, Any]) -> None:
+    """Write a certificate to a file, whole or not at all.
+
+    Raises:
+        UsageError: where it cannot be written.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.resolve().parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(certificate, file, allow_nan=False)
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def load_certificate(path: Path) -> dict[str, Any]:
+    """Read a certificate from a file.
+
+    Raises:
+        ModelError: where there is none, or it is no JSON object, or holds NaN or bare infinities.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise ModelError(f"{path} is larger than {_LARGEST_FILE} bytes: no certificate is")
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise ModelError(f"cannot read the certificate {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not a certificate: it is not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is not a certificate: it holds no JSON object")
+    return content
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} has no place in it")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("steepest", "torch", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def _assumptions(record: NetworkRecord) -> list[str]:
+    sentences = [
+        "The network is taken as a map of real numbers; what floating-point hardware does with it is not part of the claim.",
+        "Its parameters are exact float64 numbers; batch norm and constant subexpressions were folded in float64 first.",
+        f"Inputs have the shape {list(record.input_shape)}; another shape may give another network.",
+    ]
+    codes = {node.op for node in record.nodes}
+    if "softplus" in codes or "mish" in codes:
+        sentences.append("Softplus is log(1 + e^x) everywhere, without the linear branch that torch takes above its threshold.")
+    if codes & {"sigmoid", "tanh", "erf", "softplus", "elu", "gelu", "gelu_tanh", "silu", "mish", "tanhshrink", "exp", "log", "softmax"}:
+        sentences.append("Elementary functions such as exp are computed to within eight units in the last place.")
+    return sentences

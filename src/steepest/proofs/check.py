@@ -1,0 +1,153 @@
+"""The checker: proves a certificate's claims anew from the network's own weights; needs numpy alone."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from steepest.proofs.checker.box import Array, Box, norm_above, norm_below, point, widen
+from steepest.proofs.checker.linear import NodeLike
+from steepest.proofs.checker.statement import Malformed, Region, Statement, digest, read
+from steepest.proofs.checker.walk import OPERATORS, jacobian_constant, product_constant, values
+
+
+class NetworkLike(Protocol):
+    """A network written down."""
+
+    @property
+    def nodes(self) -> Sequence[NodeLike]:
+        """In topological order; node 0 is the input, the last the output."""
+        ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the checker found.
+
+    Args:
+        holds: whether everything the certificate claims was proven.
+        upper: the upper bound the checker itself proves by the stated method; infinite where it proves none.
+        lower: the lower bound it proves from the witness; zero where it proves none.
+        reasons: sentences on what does not hold.
+        seconds: wall time.
+    """
+
+    holds: bool
+    upper: float
+    lower: float
+    reasons: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Appended:
+    """A node the checker appends itself, for one output or the difference of two."""
+
+    name: str
+    op: str
+    inputs: tuple[int, ...]
+    shape: tuple[int, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+
+
+def check(certificate: Any, network: NetworkLike) -> Verdict:
+    """Verify a certificate against a network.
+
+    It proves, for the network as a map of real numbers with its float64 weights taken exactly: ``|f(x) - f(y)| <= bound |x - y|``
+    for all x, y in the domain, by the stated method with rounding accounted for; and that the witness lies in the domain and its
+    secant is at least as steep as the lower bound.
+
+    Args:
+        certificate: parsed JSON, not trusted: whatever it is, the answer is a verdict.
+        network: operators, wiring and weights of the model in hand.
+    """
+    started = time.perf_counter()
+    nodes = list(network.nodes)
+    reasons: list[str] = []
+    upper, lower = math.inf, 0.0
+    try:
+        strange = next((n for n in nodes[1:] if n.op not in OPERATORS), None)
+        if strange is not None:
+            raise Malformed(f"The operator {strange.op!r} of node {strange.name!r} is not known to the checker.")
+        statement = read(certificate, nodes[0].shape, math.prod(nodes[-1].shape))
+        if statement.digest != digest(nodes):
+            raise Malformed("The certificate speaks of another network: the digests of operators and weights differ.")
+        with np.errstate(all="ignore"):
+            headed = [*nodes, *_head(nodes, statement.output)]
+            upper = _upper(headed, statement, reasons)
+            if statement.pair is not None:
+                lower = _lower(headed, statement, statement.pair, reasons)
+    except Malformed as error:
+        reasons.append(str(error))
+    return Verdict(not reasons, upper, lower, tuple(reasons), time.perf_counter() - started)
+
+
+def _head(nodes: Sequence[NodeLike], output: tuple[int, ...] | None) -> list[NodeLike]:
+    if output is None:
+        return []
+    size = math.prod(nodes[-1].shape)
+    row = np.zeros((1, size))
+    row[0, output[0]] = 1.0
+    if len(output) == 2:
+        row[0, output[1]] = -1.0
+    last = len(nodes) - 1
+    flat = _Appended("output", "reshape", (last,), (size,), {"target": [size]})
+    return [flat, _Appended("output", "dense", (last + 1,), (1,), {}, {"weight": row, "bias": np.zeros(1)})]
+
+
+def _upper(nodes: Sequence[NodeLike], statement: Statement, reasons: list[str]) -> float:
+    if any(not 0 < k < len(nodes) for k in statement.claims):
+        reasons.append("A step speaks of a node that is not there.")
+        return math.inf
+    region = statement.region
+    # An l1 ball lies within the l2 ball of its radius; for linf the box is the ball.
+    ball = (region.centre, region.radius) if region.centre is not None and region.norm != math.inf else None
+    boxes = values(nodes, region.box, ball)
+    try:
+        if statement.method == "product":
+            proven = product_constant(nodes, statement.norm, boxes, statement.claims)
+        else:
+            proven = jacobian_constant(nodes, statement.norm, boxes)
+    except ValueError as error:
+        reasons.append(str(error))
+        return math.inf
+    if not proven <= statement.bound:
+        reasons.append(f"The upper bound {statement.bound!r} is not proven: the checker proves {proven!r}.")
+    return proven
+
+
+def _lower(nodes: Sequence[NodeLike], statement: Statement, pair: tuple[Array, Array], reasons: list[str]) -> float:
+    x, y = pair
+    for name, z in (("x", x), ("y", y)):
+        if not _inside(statement.region, z):
+            reasons.append(f"The witness {name} is not proven to lie in the domain.")
+            return 0.0
+    fx, fy = (values(nodes, point(z))[-1] for z in (x, y))
+    change = widen(fx.lo - fy.hi, fx.hi - fy.lo)
+    distance = widen(x - y, x - y)
+    length = norm_above(distance.size, statement.norm)
+    if not 0 < length < math.inf:
+        reasons.append("The two points of the witness do not differ, or are not finite.")
+        return 0.0
+    least = np.where((change.lo <= 0) & (change.hi >= 0), 0.0, np.minimum(np.abs(change.lo), np.abs(change.hi)))
+    proven = 0.0
+    if np.isfinite(least).all():
+        proven = max(0.0, math.nextafter(norm_below(least, statement.norm) / length, 0.0))
+    if not statement.lower <= proven:
+        reasons.append(f"The lower bound {statement.lower!r} is not proven: the checker proves {proven!r} from the witness.")
+    return proven
+
+
+def _inside(region: Region, z: Array) -> bool:
+    if not np.isfinite(z).all():
+        return False
+    if region.centre is None:
+        return bool((region.box.lo <= z).all() and (z <= region.box.hi).all())
+    apart: Box = widen(z - region.centre, z - region.centre)
+    return norm_above(apart.size, region.norm) <= region.radius

@@ -1,0 +1,183 @@
+"""Reads an untrusted certificate: every field is required, of its type, finite where it must be, and of a sane size."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from steepest.proofs.checker.box import Array, Box
+from steepest.proofs.checker.linear import NodeLike, Shape
+
+FORMAT = "steepest-certificate/1"
+NORMS = {"1": 1.0, "2": 2.0, "inf": math.inf}
+_LARGEST = 10**9
+
+
+class Malformed(ValueError):
+    """A certificate that cannot be read; the message says where."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """The set of inputs: a box around it, and the ball itself where it is one."""
+
+    box: Box
+    centre: Array | None = None
+    radius: float = 0.0
+    norm: float = 2.0
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a certificate claims."""
+
+    digest: str
+    output: tuple[int, ...] | None
+    norm: float
+    region: Region
+    bound: float
+    method: str
+    claims: dict[int, float]
+    lower: float
+    pair: tuple[Array, Array] | None
+
+
+def digest(nodes: Sequence[NodeLike]) -> str:
+    """sha256 over operators, wiring, shapes and exact weights (docs/certificate.md)."""
+    outline = [
+        {
+            "op": n.op,
+            "inputs": list(n.inputs),
+            "shape": list(n.shape),
+            "attributes": dict(n.attributes),
+            "arrays": {key: _fingerprint(a) for key, a in n.arrays.items()},
+        }
+        for n in nodes
+    ]
+    return hashlib.sha256(json.dumps(outline, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def _fingerprint(a: Array) -> dict[str, Any]:
+    raw = np.ascontiguousarray(a).astype(a.dtype.newbyteorder("<")).tobytes()
+    return {"shape": list(a.shape), "dtype": str(a.dtype), "sha256": hashlib.sha256(f"{a.dtype.name}{list(a.shape)}".encode() + raw).hexdigest()}
+
+
+def read(certificate: Any, shape: Shape, outputs: int) -> Statement:
+    """The certificate's claims, for a network with inputs of this shape and so many outputs.
+
+    Raises:
+        Malformed: saying which field is wrong.
+    """
+    top = _object(certificate, "the certificate")
+    if top.get("format") != FORMAT:
+        raise Malformed(f"The format is {top.get('format')!r}, not {FORMAT!r}.")
+    named = _object(top.get("network"), "network").get("digest")
+    if not isinstance(named, str):
+        raise Malformed("network.digest is missing.")
+    if top.get("input_shape") != list(shape):
+        raise Malformed(f"input_shape is {top.get('input_shape')!r}, and the network takes {list(shape)}.")
+    norm = top.get("norm")
+    if not isinstance(norm, str) or norm not in NORMS:
+        raise Malformed(f"The norm {norm!r} is none of 1, 2, inf.")
+    upper = _object(top.get("upper"), "upper")
+    bound = _number(upper.get("bound"), "upper.bound", infinite=True)
+    if bound < 0:
+        raise Malformed("upper.bound is negative.")
+    method = upper.get("method")
+    if method not in ("product", "jacobian"):
+        raise Malformed(f"The method {method!r} is not known; known are product and jacobian.")
+    lower, pair = 0.0, None
+    if top.get("lower", False) is not None:
+        below = _object(top.get("lower"), "lower")
+        lower = _number(below.get("bound"), "lower.bound")
+        pair = (_array(below.get("x"), "lower.x", shape), _array(below.get("y"), "lower.y", shape))
+    return Statement(
+        named,
+        _output(top.get("output"), outputs),
+        NORMS[norm],
+        _region(_object(top.get("domain"), "domain"), shape),
+        bound,
+        method,
+        _claims(upper.get("steps")),
+        lower,
+        pair,
+    )
+
+
+def _object(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise Malformed(f"{where} is missing or not an object.")
+    return value
+
+
+def _number(value: Any, where: str, infinite: bool = False) -> float:
+    if infinite and value == "inf":
+        return math.inf
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e308 or value != value:
+        raise Malformed(f"{where} is not a finite number.")
+    return float(value)
+
+
+def _array(value: Any, where: str, shape: Shape) -> Array:
+    entry = _object(value, where)
+    if entry.get("dtype") != "float64" or not isinstance(entry.get("base64"), str) or entry.get("shape") != list(shape):
+        raise Malformed(f"{where} is not a float64 array of shape {list(shape)}.")
+    count = math.prod(shape)
+    try:
+        raw = base64.b64decode(entry["base64"], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Malformed(f"{where} is not valid base64.") from error
+    if count > _LARGEST or len(raw) != 8 * count:
+        raise Malformed(f"{where} does not hold {count} numbers.")
+    array = np.frombuffer(raw, dtype="<f8").astype(np.float64).reshape(shape)
+    if np.isnan(array).any():
+        raise Malformed(f"{where} holds NaN.")
+    return array
+
+
+def _output(value: Any, outputs: int) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    whole = isinstance(value, list) and len(value) in (1, 2) and all(isinstance(i, int) and not isinstance(i, bool) for i in value)
+    if not whole or not all(0 <= i < outputs for i in value) or len(set(value)) < len(value):
+        raise Malformed(f"output {value!r} is not one or two different positions below {outputs}.")
+    return tuple(value)
+
+
+def _claims(steps: Any) -> dict[int, float]:
+    if not isinstance(steps, list):
+        raise Malformed("upper.steps is not a list.")
+    claims: dict[int, float] = {}
+    for step in steps:
+        entry = _object(step, "a step of upper.steps")
+        node = entry.get("node")
+        if isinstance(node, bool) or not isinstance(node, int) or node in claims or set(entry) != {"node", "gain"}:
+            raise Malformed("A step of upper.steps is not {node, gain} with a node of its own.")
+        claims[node] = _number(entry["gain"], "the gain of a step")
+    return claims
+
+
+def _region(domain: Mapping[str, Any], shape: Shape) -> Region:
+    kind = domain.get("kind")
+    if kind == "all":
+        return Region(Box(np.full(shape, -np.inf), np.full(shape, np.inf)))
+    if kind == "box":
+        lo, hi = _array(domain.get("lo"), "domain.lo", shape), _array(domain.get("hi"), "domain.hi", shape)
+        if (lo > hi).any():
+            raise Malformed("The box of the domain is empty.")
+        return Region(Box(lo, hi))
+    if kind == "ball":
+        centre, radius, norm = _array(domain.get("centre"), "domain.centre", shape), _number(domain.get("radius"), "domain.radius"), domain.get("norm")
+        if radius < 0 or not isinstance(norm, str) or norm not in NORMS or not np.isfinite(centre).all():
+            raise Malformed("The ball of the domain needs a finite centre, a radius of at least zero, and a norm.")
+        box = Box(np.nextafter(centre - radius, -np.inf), np.nextafter(centre + radius, np.inf))
+        return Region(box, centre, radius, NORMS[norm])
+    raise Malformed(f"The domain {kind!r} is none of all, box, ball.")
