@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -69,7 +70,10 @@ class Operator(ABC):
     def tangent(self, xs: tuple[Tensor, ...], dxs: tuple[Tensor, ...], sharpness: float | None = None) -> Tensor:
         """The derivative at ``xs`` applied to ``dxs``; with ``sharpness`` hard gates are softened so that it can be ascended."""
         del sharpness
-        return torch.func.jvp(self.evaluate, xs, dxs)[1]
+        with warnings.catch_warnings():
+            # torch compiles its forward-mode rules on first use, by means it deprecates itself.
+            warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
+            return torch.func.jvp(self.evaluate, xs, dxs)[1]
 
     def attributes(self) -> dict[str, Any]:
         """JSON parameters for the record: every field that is not a tensor."""

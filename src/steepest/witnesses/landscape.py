@@ -215,6 +215,9 @@ class Landscape:
             else:
                 best = jacobian.abs().sum(-1).argmax(-1)
                 v = jacobian.take_along_dim(best[:, None, None], -2).squeeze(-2).sign()
+            # Where the network is flat every direction is as good.
+            flat = (v == 0).all(-1, keepdim=True)
+            v = torch.where(flat, dual(self.free.to(v.dtype), conjugate(self.p)), v)
             value = norms((jacobian @ v[..., None]).squeeze(-1), self.p)
             values.append(torch.where(self._sane(linear), value, -math.inf))
             directions.append(v)
