@@ -104,7 +104,9 @@ def exactly_inside(domain, x):
         return True
     if domain.kind == "box":
         lo, hi = domain.lo.tolist(), domain.hi.tolist()
-        return all((a == -math.inf or Fraction(a) <= v) and (b == math.inf or v <= Fraction(b)) for a, v, b in zip(lo, values, hi, strict=True))
+        return all(
+            (a == -math.inf or Fraction(a) <= v) and (b == math.inf or v <= Fraction(b)) for a, v, b in zip(lo, values, hi, strict=True)
+        )
     offset = [v - Fraction(c) for v, c in zip(values, domain.centre.tolist(), strict=True)]
     return power_norm(offset, domain.norm) <= Fraction(domain.radius) ** (2 if domain.norm == 2 else 1)
 

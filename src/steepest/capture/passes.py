@@ -69,8 +69,9 @@ def _fold_scale(nodes: list[Node], index: int) -> Node | None:
         return None
     if _users(nodes, node.inputs[0]) > 1:
         return None
-    channels = op.shape[axis]
-    rows = [t.movedim(axis, 0).flatten(1) for t in (weight, bias)]
+    channels, rank = op.shape[axis], len(op.shape)
+    aligned = [t.reshape([1] * (rank - t.ndim) + list(t.shape)).movedim(axis, 0) for t in (weight, bias)]
+    rows = [t.reshape(len(t), -1) for t in aligned]
     if any(row.shape[1] != 1 for row in rows):
         return None
     w, b = (row[:, 0].expand(channels) for row in rows)

@@ -145,3 +145,9 @@ class Bracket:
             "notes": list(self.notes),
             "certificate": None if self.certificate is None else dict(self.certificate),
         }
+
+    def _repr_html_(self) -> str:
+        # The one import upwards: notebooks ask the record itself for its picture.
+        from steepest.report.fragments import bracket_fragment
+
+        return bracket_fragment(self.to_json())

@@ -117,7 +117,7 @@ class GradientAscent:
     def _explore(self, landscape: Landscape, terrain: Terrain, generator: torch.Generator, began: float) -> Found:
         """Sampling, climbs from many starts, then climbs from the best with perturbations."""
         # The last part is kept for the proof.
-        until = began + 0.9 * self.seconds
+        until = began + 0.85 * self.seconds
         starts = max(1, min(self.starts, landscape.chunk()))
         few = landscape.inputs <= FEW
         terrains = [terrain] * (4 if few else 1)

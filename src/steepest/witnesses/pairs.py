@@ -89,12 +89,12 @@ def best_pair(landscape: Landscape, domain: Domain, steep: Steep, until: float) 
     for x, v, value in zip(steep.x, steep.v, steep.value, strict=True):
         if best is not None and (time.perf_counter() > until or value.item() <= best.value):
             continue
-        best = _better(best, _proven(landscape, domain, *_along(domain, x, v)))
+        best = _better(best, _proven(landscape, domain, *_along(domain, x, v), until))
     if best is None or best.value <= 0:
         return best
     if best.value < (1 - 1e-6) * steep.value[0].item() and time.perf_counter() < until:
         # The secant misses part of the norm: the linear region is small, or the function curved.
-        best = _better(best, _proven(landscape, domain, *_climbed(landscape, domain, best, until)))
+        best = _better(best, _proven(landscape, domain, *_climbed(landscape, domain, best, until), until))
     return best
 
 
@@ -103,7 +103,7 @@ def _better(first: Pair | None, second: Pair | None) -> Pair | None:
 
 
 def _along(domain: Domain, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs on the line through x: centred (moved inwards where they stick out) and one-sided, at eight lengths a sign."""
+    """Pairs on the line through x: centred (moved inwards where they stick out) and one-sided, at many lengths, middling ones first."""
     size = max(x.square().mean().sqrt().item() * len(x) ** 0.5, 1e-3 if domain.kind == "all" else 0.0)
     if domain.kind == "ball":
         assert domain.radius is not None
@@ -113,7 +113,8 @@ def _along(domain: Domain, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         width = torch.from_numpy((domain.hi - domain.lo).reshape(-1).copy())
         bounded = width[torch.isfinite(width) & (width > 0)]
         size = bounded.max().item() if len(bounded) else max(size, 1.0)
-    length = size * torch.logspace(-8, 1, 19, dtype=torch.float64)[:, None]
+    powers = sorted(torch.linspace(-8, 1, 19, dtype=torch.float64).tolist(), key=lambda e: abs(e + 4.0))
+    length = size * 10.0 ** torch.tensor(powers, dtype=torch.float64)[:, None]
     step = length * v
     middle = make_room(domain, x.expand_as(step), step)
     first = torch.cat([middle - step, x.expand_as(step), x.expand_as(step)])
@@ -121,13 +122,14 @@ def _along(domain: Domain, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return pull_inside(domain, first), pull_inside(domain, second)
 
 
-def _proven(landscape: Landscape, domain: Domain, first: Tensor, second: Tensor) -> Pair | None:
-    """The best of many pairs: ranked in plain float64, then the leaders with outward rounding."""
+def _proven(landscape: Landscape, domain: Domain, first: Tensor, second: Tensor, until: float) -> Pair | None:
+    """The best of many pairs: ranked in plain float64, then the leaders with outward rounding; those listed first come first."""
     kept = inside(domain, first) & inside(domain, second) & (first != second).any(-1)
     first, second = first[kept], second[kept]
     if not len(first):
         return None
-    chunk = landscape.chunk()
+    # Small parts where each takes long, so that a limit on time can fall between them.
+    chunk = max(1, min(landscape.chunk(), 2**20 // landscape.entries))
     graph, p = landscape.graph, landscape.p
     with torch.no_grad():
         # Short pairs drown in rounding, which plain arithmetic does not see: what it costs is the width of one enclosure.
@@ -135,11 +137,16 @@ def _proven(landscape: Landscape, domain: Domain, first: Tensor, second: Tensor)
         lost = norms((width.hi - width.lo).flatten(1), p).item()
         moved = []
         for a, b in zip(first.split(chunk), second.split(chunk), strict=True):
+            if moved and time.perf_counter() > until:
+                break
             moved.append(norms((graph.evaluate(landscape.shaped(a)) - graph.evaluate(landscape.shaped(b))).flatten(1), p))
-        estimate = (torch.cat(moved) - lost) / norms(first - second, p)
+        rise = torch.cat(moved)
+        estimate = (rise - lost) / norms((first - second)[: len(rise)], p)
     order = torch.nan_to_num(estimate, nan=0.0, posinf=0.0).argsort(descending=True)[:16]
     best: Pair | None = None
     for part in order.split(chunk):
+        if best is not None and time.perf_counter() > until:
+            break
         a, b = first[part], second[part]
         values = slopes_below(landscape.graph, landscape.shaped(a), landscape.shaped(b), landscape.p)
         top = int(values.argmax())

@@ -132,7 +132,7 @@ def split(call: Call) -> Outputs:
     n = x.shape[axis]
     if sizes is None:
         count = call.integer("num_outputs", call.outputs)
-        call.require(count >= call.outputs > 0, f"it has {call.outputs} outputs")
+        call.require(count == call.outputs > 0, f"it has {call.outputs} outputs where num_outputs is {count}")
         # The last part is shorter where the parts do not come out even.
         part = -(-n // count)
         sizes = tuple(min(part, n - i * part) for i in range(count))

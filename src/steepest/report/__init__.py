@@ -1,0 +1,1 @@
+"""One self-contained HTML page for results, and the fragments notebooks show."""

@@ -1,0 +1,144 @@
+"""SVG charts as strings; colours come from CSS variables, so that both colour schemes work."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from steepest.report.numbers import lower_text, upper_text
+
+
+def _svg(width: float, height: float, title: str, body: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" preserveAspectRatio="xMinYMin meet" '
+        f'style="max-width:{width:g}px"><title>{escape(title)}</title>{body}</svg>'
+    )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Powers of ten, or 1-2-5 steps where the range is narrow; in logarithms."""
+    first, last = math.floor(low), math.ceil(high)
+    if high - low > 1.5:
+        step = max(1, round((last - first) / 6))
+        return [float(k) for k in range(first, last + 1, step) if low <= k <= high]
+    every = [k + math.log10(m) for k in range(first, last + 1) for m in (1, 1.5, 2, 3, 4, 5, 7)]
+    return [t for t in every if low <= t <= high]
+
+
+def _tick_text(t: float) -> str:
+    value = 10**t
+    return f"{value:.3g}" if 1e-3 <= value < 1e5 else f"1e{round(t)}"
+
+
+def brackets_chart(rows: Sequence[tuple[str, float, float, bool]], title: str) -> str:
+    """One line per row ``(label, lower, upper, strong)`` on a logarithmic axis; an infinite upper end is an open arrow."""
+    ends = [v for _, lo, hi, _ in rows for v in (lo, hi) if 0 < v < math.inf]
+    if not ends:
+        return ""
+    low, high = math.log10(min(ends)) - 0.12, math.log10(max(ends)) + 0.12
+    if high - low < 0.5:
+        low, high = low - 0.2, high + 0.2
+    left, right, line = 170.0, 700.0, 30.0
+    height = line * len(rows) + 34
+
+    def at(value: float) -> float:
+        return left + (math.log10(value) - low) / (high - low) * (right - left)
+
+    parts = []
+    for t in _ticks(low, high):
+        x = at(10**t)
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{height - 24:.1f}" class="grid"/>')
+        parts.append(f'<text x="{x:.1f}" y="{height - 8:.1f}" class="tick" text-anchor="middle">{_tick_text(t)}</text>')
+    for k, (label, lo, hi, strong) in enumerate(rows):
+        y = line * k + 20
+        kind = "strong" if strong else "soft"
+        parts.append(f'<text x="{left - 12:g}" y="{y + 4:g}" class="label" text-anchor="end">{escape(label)}</text>')
+        start = at(lo) if lo > 0 else left
+        stop = at(hi) if hi < math.inf else right
+        if lo != hi:
+            parts.append(f'<line x1="{start:.1f}" x2="{stop:.1f}" y1="{y}" y2="{y}" class="span {kind}"/>')
+        if lo > 0:
+            parts.append(f'<circle cx="{start:.1f}" cy="{y}" r="5" class="lower {kind}"><title>lower {lower_text(lo)}</title></circle>')
+        if hi < math.inf:
+            box = f'x="{stop - 5:.1f}" y="{y - 5}" width="10" height="10"'
+            parts.append(f'<rect {box} class="upper {kind}"><title>upper {upper_text(hi)}</title></rect>')
+        else:
+            parts.append(f'<path d="M {right - 9:g} {y - 6} L {right:g} {y} L {right - 9:g} {y + 6}" class="open"><title>no finite upper bound</title></path>')
+    return _svg(720, height, title, "".join(parts))
+
+
+def bars_chart(rows: Sequence[tuple[str, float | None, str]], title: str) -> str:
+    """Horizontal bars ``(label, share or None, text)``; shares may be negative."""
+    shares = [s for _, s, _ in rows if s is not None]
+    reach = max((abs(s) for s in shares), default=1.0) or 1.0
+    least = min([0.0, *shares]) / reach
+    left, width, line = 190.0, 400.0, 26.0
+    zero = left + (-least / (1 - least)) * width
+    scale = width / (1 - least)
+    parts = [f'<line x1="{zero:.1f}" x2="{zero:.1f}" y1="2" y2="{line * len(rows) + 4:g}" class="axis"/>']
+    for k, (label, share, text) in enumerate(rows):
+        y = line * k + 6
+        parts.append(f'<text x="{left - 12:g}" y="{y + 13:g}" class="label" text-anchor="end">{escape(label[-26:])}</text>')
+        size = 0.0
+        if share is not None:
+            size = share / reach * scale
+            parts.append(f'<rect x="{min(zero, zero + size):.1f}" y="{y:g}" width="{max(abs(size), 1):.1f}" height="16" rx="2" class="bar"/>')
+        parts.append(f'<text x="{max(zero, zero + size) + 8:.1f}" y="{y + 13:g}" class="tick">{escape(text)}</text>')
+    return _svg(720, line * len(rows) + 10, title, "".join(parts))
+
+
+def curves_chart(curves: Sequence[tuple[str, Sequence[float], str]], total: int, title: str) -> str:
+    """For each ``(label, radii, class)`` the share of inputs whose radius is at least r, against r."""
+    top = max((r for _, radii, _ in curves for r in radii if math.isfinite(r)), default=0.0) or 1.0
+    left, right, upper, lower = 56.0, 700.0, 12.0, 220.0
+
+    def at(r: float, share: float) -> str:
+        return f"{left + min(r / top, 1.0) * (right - left):.1f} {lower - share * (lower - upper):.1f}"
+
+    parts = []
+    for k in range(5):
+        y = lower - k / 4 * (lower - upper)
+        parts.append(f'<line x1="{left:g}" x2="{right:g}" y1="{y:g}" y2="{y:g}" class="grid"/>')
+        parts.append(f'<text x="{left - 8:g}" y="{y + 4:g}" class="tick" text-anchor="end">{25 * k} %</text>')
+        x = left + k / 4 * (right - left)
+        parts.append(f'<text x="{x:g}" y="{lower + 18:g}" class="tick" text-anchor="middle">{top * k / 4:.3g}</text>')
+    for k, (label, radii, kind) in enumerate(curves):
+        ordered = sorted(radii)
+        points, share = [at(0.0, len(ordered) / total)], len(ordered)
+        for r in ordered:
+            points.append(at(r, share / total))
+            share -= 1
+            points.append(at(r, share / total))
+        parts.append(f'<polyline points="{" ".join(p.replace(" ", ",") for p in points)}" class="curve {kind}"/>')
+        parts.append(f'<text x="{right - 8:g}" y="{upper + 16 + 18 * k:g}" class="key {kind}" text-anchor="end">{escape(label)}</text>')
+    return _svg(720, 250, title, "".join(parts))
+
+
+def image(values: np.ndarray, title: str, diverging: bool = False) -> str:
+    """One image ``[C, H, W]`` of one or three channels, as pixels; ``diverging`` shows signs in two colours."""
+    channels, height, width = values.shape
+    size = 112 / max(height, width)
+    low, high = float(values.min()), float(values.max())
+    reach = float(np.abs(values).max()) or 1.0
+    parts = []
+    for i in range(height):
+        for j in range(width):
+            v = values[:, i, j]
+            if diverging:
+                m = float(v.mean()) / reach
+                fill = f"rgba(214,90,60,{m:.2f})" if m > 0 else f"rgba(50,120,200,{-m:.2f})"
+            else:
+                grey = [round(255 * (float(c) - low) / ((high - low) or 1.0)) for c in (v if channels == 3 else np.repeat(v, 3))]
+                fill = f"rgb({grey[0]},{grey[1]},{grey[2]})"
+            parts.append(f'<rect x="{j * size:.2f}" y="{i * size:.2f}" width="{size + 0.05:.2f}" height="{size + 0.05:.2f}" fill="{fill}"/>')
+    return _svg(112, 112 * height / max(height, width), title, "".join(parts))
+
+
+def array(data: Any) -> np.ndarray:
+    """An array of a result's JSON."""
+    return np.frombuffer(base64.b64decode(data["base64"]), dtype=np.dtype(data["dtype"]).newbyteorder("<")).reshape(data["shape"])
