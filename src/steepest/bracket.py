@@ -7,12 +7,14 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+import steepest
 
 from steepest.bounds import ClarkeJacobian, Product
 from steepest.capture.head import with_output
@@ -210,4 +212,4 @@ def _unbounded(blocked_by: str | None, domain: Domain) -> str:
 
 def versions() -> dict[str, str]:
     """What a result was computed with."""
-    return {"steepest": version("steepest"), "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
+    return {"steepest": steepest.__version__, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}

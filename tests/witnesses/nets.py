@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ def affine(weight: Tensor, bias: Tensor | None = None) -> Graph:
 def mlp(*sizes: int, seed: int = 0, slope: float = 0.0) -> Graph:
     b = Builder()
     x = b.input((sizes[0],))
-    for k, (n, m) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for k, (n, m) in enumerate(itertools.pairwise(sizes)):
         x = b.dense(x, rand(m, n, seed=seed + 2 * k) / n**0.5, 0.3 * rand(m, seed=seed + 2 * k + 1))
         x = b.relu(x, slope) if k < len(sizes) - 2 else x
     return b.finish(x)

@@ -16,8 +16,8 @@ Pads = list[tuple[int, int]]
 def _window(call: Call, dims: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Strides and dilations."""
     stride, dilation = (call.ints(n) or (1,) * dims for n in ("strides", "dilations"))
-    fits = len(stride) == len(dilation) == dims and min(*stride, *dilation) > 0
-    call.require(fits, f"strides and dilations are to be {dims} positive numbers")
+    fits = len(stride) == len(dilation) == dims and min(*stride, *dilation) > 0 and max(*stride, *dilation) < 2**31
+    call.require(fits, f"strides and dilations are to be {dims} positive numbers below 2^31")
     return stride, dilation
 
 
