@@ -62,7 +62,7 @@ def product_up(*factors: float) -> float:
         assert factor >= 0
         if factor == 0.0:
             return 0.0
-        total = total if factor == 1.0 else up(total * factor)
+        total = factor if total == 1.0 else total if factor == 1.0 else up(total * factor)
     return total
 
 

@@ -204,7 +204,8 @@ class GradientAscent:
             v, _ = landscape.power(linear.detached(), v, warm)
             stretch = norms(landscape.push(linear, v), landscape.p)
             height = torch.log(stretch.clamp(min=torch.finfo(y.dtype).tiny))
-            (gradient,) = torch.autograd.grad(height.sum(), moving)
+            # Where the slope is the same everywhere (a linear or sorting network) there is nothing to climb.
+            gradient = torch.autograd.grad(height.sum(), moving)[0] if height.requires_grad else torch.zeros_like(y)
             lost = ~(torch.isfinite(gradient).all(-1, keepdim=True) & torch.isfinite(stretch)[:, None])
             gradient = torch.where(lost, 0.0, gradient)
             # A start that left where the network is finite goes back to its best point and begins anew.

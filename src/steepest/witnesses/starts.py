@@ -181,7 +181,7 @@ class Terrain:
             return Free(x - flat.points(start), size, start, self.preconditioner)
         if self.domain.kind == "box":
             lo, hi, width = self.sides()
-            return InBox(lo, hi, width, x, torch.arange(len(x))[:, None] % 4 != 3)
+            return InBox(lo, hi, width, x, torch.arange(len(x))[:, None] % 2 == 0)
         assert self.domain.centre is not None and self.domain.radius is not None and self.domain.norm is not None
         centre = torch.from_numpy(self.domain.centre.reshape(-1).copy()).to(self.dtype)
         return InBall(centre, self.domain.radius, self.domain.norm, x)

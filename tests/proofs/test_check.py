@@ -1,0 +1,118 @@
+"""The checker accepts what holds and rejects every alteration that matters."""
+
+import copy
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from steepest.bracket import Bracketing, Effort
+from steepest.capture.builder import Builder
+from steepest.proofs.check import check
+from steepest.results import Domain, NetworkRecord
+from steepest.results.domain import array_from_json, array_to_json
+
+
+def _network():
+    torch.manual_seed(1)
+    b = Builder()
+    x = b.input((1, 1, 5, 5))
+    x = b.relu(b.conv(x, torch.randn(3, 1, 3, 3), torch.randn(3), (2, 2), ((1, 1), (1, 1)), (1, 1), 1))
+    x = b.relu(b.dense(b.reshape(x, (1, 27)), torch.randn(6, 27), torch.randn(6)))
+    return b.finish(b.dense(x, torch.randn(3, 6)))
+
+
+GRAPH = _network()
+BALL = Domain("ball", centre=np.zeros((1, 1, 5, 5)), radius=0.5, norm=2.0)
+
+
+@pytest.fixture(scope="module", params=[("product", "all", 2.0), ("jacobian", "ball", 2.0), ("jacobian", "all", math.inf)], ids=str)
+def certificate(request):
+    method, kind, norm = request.param
+    domain = Domain("all") if kind == "all" else BALL
+    found = Bracketing(effort=Effort(0.5, 4)).run(GRAPH, domain, norm, (0, 2) if method == "jacobian" else None)
+    return found.certificate
+
+
+def test_an_honest_certificate_holds(certificate):
+    verdict = check(certificate, GRAPH.record())
+    assert verdict.holds, verdict.reasons
+    assert 0 < verdict.lower <= verdict.upper < math.inf
+
+
+def _altered(certificate, path, value):
+    changed = copy.deepcopy(certificate)
+    at = changed
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value(at[path[-1]]) if callable(value) else value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("format",), "steepest-certificate/2"),
+        (("network", "digest"), "0" * 64),
+        (("input_shape",), [1, 25]),
+        (("upper", "bound"), lambda v: v * 0.999),
+        (("upper", "bound"), lambda v: v * (1 - 1e-9)),
+        (("upper", "bound"), -1.0),
+        (("upper", "bound"), True),
+        (("upper", "bound"), None),
+        (("upper", "bound"), "nan"),
+        (("upper", "method"), "trust me"),
+        (("upper", "steps"), "none"),
+        (("upper", "steps"), [{"node": 99, "gain": 1.0}]),
+        (("lower", "bound"), lambda v: v * 1.001),
+        (("lower", "x"), lambda v: array_to_json(array_from_json(v) + 1e9)),
+        (("lower", "y"), {"shape": [1], "dtype": "float64", "base64": "!"}),
+        (("norm",), "3"),
+        (("domain",), {"kind": "sphere"}),
+        (("domain",), None),
+        (("output",), [0, 99]),
+        (("output",), [1, 1]),
+        (("output",), [True]),
+    ],
+    ids=lambda v: "changed" if callable(v) else str(v)[:30],
+)
+def test_alterations_are_rejected(certificate, path, value):
+    verdict = check(_altered(certificate, path, value), GRAPH.record())
+    assert not verdict.holds
+    assert all(reason.endswith(".") for reason in verdict.reasons)
+
+
+def test_gains_and_regions_count(certificate):
+    record = GRAPH.record()
+    if certificate["upper"]["method"] == "product":
+        for k in range(3):
+            lowered = _altered(certificate, ("upper", "steps", k, "gain"), lambda g: g * (1 - 1e-6))
+            assert not check(lowered, record).holds
+            raised = _altered(certificate, ("upper", "steps", k, "gain"), lambda g: g * 1.01)
+            assert not check(raised, record).holds
+        assert not check(_altered(certificate, ("upper", "steps"), lambda s: s[1:]), record).holds
+    elif certificate["domain"]["kind"] == "ball":
+        assert not check(_altered(certificate, ("domain", "radius"), 5.0), record).holds
+
+
+def test_one_bit_of_one_weight_counts(certificate):
+    nodes = list(GRAPH.record().nodes)
+    at = next(i for i, n in enumerate(nodes) if n.op == "dense")
+    weight = nodes[at].arrays["weight"].copy()
+    weight.flat[0] = np.nextafter(weight.flat[0], np.inf)
+    nodes[at] = replace(nodes[at], arrays={**nodes[at].arrays, "weight": weight})
+    assert not check(certificate, NetworkRecord(tuple(nodes))).holds
+
+
+@pytest.mark.parametrize("junk", [None, [], 3, "x", {}, {"format": "steepest-certificate/1"}], ids=str)
+def test_junk_gets_a_verdict(junk):
+    assert not check(junk, GRAPH.record()).holds
+
+
+def test_the_checker_needs_no_torch():
+    code = "import sys, steepest.proofs.check; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

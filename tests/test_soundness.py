@@ -1,0 +1,80 @@
+"""No bound may fall below a slope that a pair of points realises; every bound joins this list."""
+
+import math
+
+import pytest
+import torch
+from cases import CASES
+from random_graphs import random_graph
+
+from steepest.bounds import ClarkeJacobian, Product
+from steepest.proofs.certificate import write_certificate
+from steepest.proofs.check import check
+from steepest.results import Domain
+from steepest.robustness.radii import MarginOverConstant
+from steepest.witnesses.ascent import GradientAscent
+
+BOUNDS = [Product(), ClarkeJacobian()]
+NORMS = [1.0, 2.0, math.inf]
+
+
+@pytest.mark.parametrize("bound", BOUNDS, ids=lambda b: b.name)
+@pytest.mark.parametrize(("name", "graph", "constants"), CASES, ids=[c[0] for c in CASES])
+def test_known_constants_are_inside_the_bracket(name, graph, constants, bound):
+    for norm, constant in constants.items():
+        upper = bound.bound(graph, Domain("all"), norm)
+        assert upper.value >= constant * (1 - 1e-12), (name, norm)
+        lower = GradientAscent(seconds=0.5, starts=4, steps=40).search(graph, Domain("all"), norm)
+        assert lower is not None
+        assert lower.value <= constant * (1 + 1e-12), (name, norm)
+        verdict = check(write_certificate(graph.record(), output=None, norm=norm, domain=Domain("all"), upper=upper, lower=None), graph.record())
+        assert verdict.upper >= constant * (1 - 1e-12), (name, norm)
+
+
+def _pairs(domain, shape, count, generator):
+    """Pairs of points of the domain, half of them close together."""
+    noise = torch.randn(2, count, *shape, generator=generator, dtype=torch.float64)
+    if domain.kind == "all":
+        x = noise * 10 ** (3 * torch.rand(2, count, *[1] * len(shape), generator=generator, dtype=torch.float64) - 1.5)
+    elif domain.kind == "box":
+        lo, hi = (torch.from_numpy(e) for e in domain.bounds(shape))
+        x = lo + (hi - lo) * torch.rand(noise.shape, generator=generator, dtype=torch.float64)
+    else:
+        length = torch.linalg.vector_norm(noise.flatten(2), domain.norm, dim=2).reshape(2, count, *[1] * len(shape))
+        share = torch.rand(length.shape, generator=generator, dtype=torch.float64)
+        x = torch.from_numpy(domain.centre) + noise / length * share * domain.radius * (1 - 1e-9)
+    near = x[0] + 1e-3 * (x[1] - x[0])
+    return x[0], torch.where((torch.arange(count) % 2 == 0).reshape(-1, *[1] * len(shape)), near, x[1])
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_secants_of_random_networks_never_exceed_a_bound(seed):
+    graph, domain = random_graph(seed)
+    generator = torch.Generator().manual_seed(seed)
+    x, y = _pairs(domain, graph.input_shape, 1000, generator)
+    moved = (graph.evaluate(x) - graph.evaluate(y)).flatten(1)
+    for norm in NORMS:
+        slopes = torch.linalg.vector_norm(moved, norm, dim=1) / torch.linalg.vector_norm((x - y).flatten(1), norm, dim=1)
+        steepest = slopes[torch.isfinite(slopes)].max().item()
+        for bound in BOUNDS:
+            upper = bound.bound(graph, domain, norm)
+            assert upper.value >= steepest * (1 - 1e-9), (bound.name, norm)
+            record = graph.record()
+            verdict = check(write_certificate(record, output=None, norm=norm, domain=domain, upper=upper, lower=None), record)
+            assert verdict.upper >= steepest * (1 - 1e-9), ("checker", bound.name, norm)
+            # Two independent computations of the same mathematics.
+            assert verdict.upper == pytest.approx(upper.value, rel=1e-5), (bound.name, norm, verdict.reasons)
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_no_perturbation_within_a_certified_radius_changes_the_answer(p):
+    for seed in range(5):
+        graph, _ = random_graph(seed)
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(8, *graph.input_shape, generator=generator, dtype=torch.float64)
+        radii = MarginOverConstant(p).certify(graph, x)
+        noise = torch.randn(8, 500, *graph.input_shape, generator=generator, dtype=torch.float64)
+        length = torch.linalg.vector_norm(noise.flatten(2), p, dim=2).reshape(8, 500, *[1] * len(graph.input_shape))
+        moved = x[:, None] + noise / length * radii.radius.reshape(8, 1, *[1] * len(graph.input_shape)) * (1 - 1e-9)
+        answers = graph.evaluate(moved).flatten(2).argmax(2)
+        assert ((answers == radii.predicted[:, None]) | (radii.radius == 0)[:, None]).all()
