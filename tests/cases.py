@@ -30,5 +30,9 @@ CASES = [
     ("maximum", build((1, 4), lambda b, x: b.reduce_max(x, [1], True)), {1.0: 1.0, 2.0: 1.0, INF: 1.0}),
     ("residual", build((1, 2), lambda b, x: b.add(x, b.relu(x))), {1.0: 2.0, 2.0: 2.0, INF: 2.0}),
     ("sum of entries", build((1, 4), lambda b, x: b.reduce_sum(x, [1], True)), {1.0: 1.0, 2.0: 2.0, INF: 4.0}),
-    ("batch norm", build((1, 2), lambda b, x: b.scale(x, torch.tensor([5.0, 0.5]), torch.tensor([1.0, 2.0]))), {1.0: 5.0, 2.0: 5.0, INF: 5.0}),
+    (
+        "batch norm",
+        build((1, 2), lambda b, x: b.scale(x, torch.tensor([5.0, 0.5]), torch.tensor([1.0, 2.0]))),
+        {1.0: 5.0, 2.0: 5.0, INF: 5.0},
+    ),
 ]

@@ -7,7 +7,22 @@ from steepest import ops
 from steepest.capture.builder import Builder
 from steepest.results import Domain
 
-SMOOTH = [ops.Sigmoid, ops.Tanh, ops.Erf, ops.Softplus, ops.Softsign, ops.Elu, ops.Gelu, ops.GeluTanh, ops.Silu, ops.Mish, ops.Tanhshrink, ops.HardSwish, ops.Sin, ops.Cos]
+SMOOTH = [
+    ops.Sigmoid,
+    ops.Tanh,
+    ops.Erf,
+    ops.Softplus,
+    ops.Softsign,
+    ops.Elu,
+    ops.Gelu,
+    ops.GeluTanh,
+    ops.Silu,
+    ops.Mish,
+    ops.Tanhshrink,
+    ops.HardSwish,
+    ops.Sin,
+    ops.Cos,
+]
 
 
 def random_graph(seed):
@@ -39,7 +54,9 @@ def _step(b, x, rng):
         pads = tuple((int(rng.integers(0, 2)), int(rng.integers(0, 2))) for _ in range(2))
         return b.conv(x, torch.randn(2 * c, c // groups, 2, 2) * 0.5, torch.randn(2 * c), (stride,) * 2, pads, (1, 1), groups)
     if choice == 1:
-        return b.conv_transpose(x, torch.randn(c, 2, 2, 2) * 0.5, torch.randn(2), (2, 2), ((0, 0), (1, 0)), (1, 1), 1, (0, 0)) if h <= 4 else x
+        return (
+            b.conv_transpose(x, torch.randn(c, 2, 2, 2) * 0.5, torch.randn(2), (2, 2), ((0, 0), (1, 0)), (1, 1), 1, (0, 0)) if h <= 4 else x
+        )
     if choice == 2 and min(h, w) >= 2:
         return b.max_pool(x, (2, 2), (1, 1), ((1, 0), (0, 1)), (1, 1))
     if choice == 3 and min(h, w) >= 2:
@@ -61,7 +78,9 @@ def _step(b, x, rng):
     if choice == 11:
         return b.matmul(x, b.permute(b.unary(ops.Tanh, x), (0, 1, 3, 2)))
     if choice == 12:
-        return b.unary(ops.Log, b.scale(b.unary(ops.Power, x, 2), 1.0, 1.0)) if rng.random() < 0.5 else b.unary(ops.Exp, b.clamp(x, None, 1.0))
+        return (
+            b.unary(ops.Log, b.scale(b.unary(ops.Power, x, 2), 1.0, 1.0)) if rng.random() < 0.5 else b.unary(ops.Exp, b.clamp(x, None, 1.0))
+        )
     if choice == 13:
         y = b.scale(b.relu(x), 1.0, 0.5)
         return b.unary(ops.Reciprocal, y) if rng.random() < 0.5 else b.unary(ops.Sqrt, y)

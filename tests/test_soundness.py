@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+
 from cases import CASES
 from random_graphs import random_graph
-
 from steepest.bounds import ClarkeJacobian, Product
 from steepest.proofs.certificate import write_certificate
 from steepest.proofs.check import check
@@ -27,7 +27,9 @@ def test_known_constants_are_inside_the_bracket(name, graph, constants, bound):
         lower = GradientAscent(seconds=0.5, starts=4, steps=40).search(graph, Domain("all"), norm)
         assert lower is not None
         assert lower.value <= constant * (1 + 1e-12), (name, norm)
-        verdict = check(write_certificate(graph.record(), output=None, norm=norm, domain=Domain("all"), upper=upper, lower=None), graph.record())
+        verdict = check(
+            write_certificate(graph.record(), output=None, norm=norm, domain=Domain("all"), upper=upper, lower=None), graph.record()
+        )
         assert verdict.upper >= constant * (1 - 1e-12), (name, norm)
 
 

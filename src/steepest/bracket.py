@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor
 
 import steepest
-
 from steepest.bounds import ClarkeJacobian, Product
 from steepest.capture.head import with_output
 from steepest.errors import SoundnessError

@@ -29,7 +29,9 @@ def net(tmp_path):
 
 
 def run(*arguments, cwd=None):
-    return subprocess.run([sys.executable, "-m", "steepest.cli.main", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "steepest.cli.main", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False
+    )
 
 
 def test_bound_check_and_report(net, tmp_path):
@@ -70,7 +72,9 @@ def _bad(tmp_path, net):
     }
 
 
-@pytest.mark.parametrize("case", ["missing", "truncated", "nan", "shape", "pickle", "operator", "norm", "output", "box", "radius alone", "certificate"])
+@pytest.mark.parametrize(
+    "case", ["missing", "truncated", "nan", "shape", "pickle", "operator", "norm", "output", "box", "radius alone", "certificate"]
+)
 def test_bad_input_gets_one_message_and_leaves_nothing(net, tmp_path, case):
     code, arguments = _bad(tmp_path, net)[case]
     before = set(tmp_path.iterdir())

@@ -27,7 +27,7 @@ def _network():
 
 
 GRAPH = _network()
-BALL = Domain("ball", centre=np.zeros((1, 1, 5, 5)), radius=0.5, norm=2.0)
+BALL = Domain("ball", centre=np.zeros((1, 1, 5, 5)), radius=0.02, norm=2.0)
 
 
 @pytest.fixture(scope="module", params=[("product", "all", 2.0), ("jacobian", "ball", 2.0), ("jacobian", "all", math.inf)], ids=str)

@@ -413,7 +413,16 @@ def _cat(c: Call) -> Value:
     return b.concat(values, axis)
 
 
-@_lowers("constant_pad_nd", "pad", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d")
+@_lowers(
+    "constant_pad_nd",
+    "pad",
+    "reflection_pad1d",
+    "reflection_pad2d",
+    "reflection_pad3d",
+    "replication_pad1d",
+    "replication_pad2d",
+    "replication_pad3d",
+)
 def _pad(c: Call) -> Ref:
     b, x, name = c.builder, c.live(), c.builder.operator.split(".")[1]
     flat = list(c.args[1])
@@ -549,7 +558,24 @@ def _vector_norm(c: Call) -> Value:
     return b.unary(ops.Sqrt, b.reduce_sum(squares, axes, bool(c.get("keepdim", False))))
 
 
-_LEAPS = ("sign", "round", "floor", "ceil", "trunc", "argmax", "argmin", "gt", "lt", "ge", "le", "eq", "ne", "heaviside", "hardshrink", "threshold")
+_LEAPS = (
+    "sign",
+    "round",
+    "floor",
+    "ceil",
+    "trunc",
+    "argmax",
+    "argmin",
+    "gt",
+    "lt",
+    "ge",
+    "le",
+    "eq",
+    "ne",
+    "heaviside",
+    "hardshrink",
+    "threshold",
+)
 
 
 def _refuse_leap(c: Call) -> Any:

@@ -28,7 +28,7 @@ def call_factory(spec: str) -> Any:
     found = getattr(module, name, None)
     if found is None:
         raise UsageError(f"{module_name!r} has no {name!r}")
-    if not callable(found) or hasattr(found, "state_dict") and not isinstance(found, type):
+    if not callable(found) or (hasattr(found, "state_dict") and not isinstance(found, type)):
         return found
     try:
         return found()

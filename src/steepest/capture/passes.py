@@ -207,4 +207,3 @@ def _normalised(nodes: list[Node], index: int) -> Node | None:
 
 
 _RULES: tuple[Match, ...] = (_fold_reshape, _fold_scale, _fold_dense, _gated, _normalised)
-

@@ -34,4 +34,6 @@ def replay(graph: Graph, reference: Callable[[Tensor], Tensor], seed: int = 0, c
         scale = expected[known].abs().max().item() if known.any() else 1.0
         apart = (got - expected)[known].abs().max().item() if known.any() else 0.0
         if not apart <= tolerance * max(scale, 1.0):
-            raise ModelError(f"the capture differs from the model by {apart:.3g} at a random input: a bug in steepest, please report the model")
+            raise ModelError(
+                f"the capture differs from the model by {apart:.3g} at a random input: a bug in steepest, please report the model"
+            )

@@ -68,7 +68,9 @@ def brackets_chart(rows: Sequence[tuple[str, float, float, bool]], title: str) -
             box = f'x="{stop - 5:.1f}" y="{y - 5}" width="10" height="10"'
             parts.append(f'<rect {box} class="upper {kind}"><title>upper {upper_text(hi)}</title></rect>')
         else:
-            parts.append(f'<path d="M {right - 9:g} {y - 6} L {right:g} {y} L {right - 9:g} {y + 6}" class="open"><title>no finite upper bound</title></path>')
+            parts.append(
+                f'<path d="M {right - 9:g} {y - 6} L {right:g} {y} L {right - 9:g} {y + 6}" class="open"><title>no finite upper bound</title></path>'
+            )
     return _svg(720, height, title, "".join(parts))
 
 
@@ -87,7 +89,9 @@ def bars_chart(rows: Sequence[tuple[str, float | None, str]], title: str) -> str
         size = 0.0
         if share is not None:
             size = share / reach * scale
-            parts.append(f'<rect x="{min(zero, zero + size):.1f}" y="{y:g}" width="{max(abs(size), 1):.1f}" height="16" rx="2" class="bar"/>')
+            parts.append(
+                f'<rect x="{min(zero, zero + size):.1f}" y="{y:g}" width="{max(abs(size), 1):.1f}" height="16" rx="2" class="bar"/>'
+            )
         parts.append(f'<text x="{max(zero, zero + size) + 8:.1f}" y="{y + 13:g}" class="tick">{escape(text)}</text>')
     return _svg(720, line * len(rows) + 10, title, "".join(parts))
 
@@ -135,7 +139,9 @@ def image(values: np.ndarray, title: str, diverging: bool = False) -> str:
             else:
                 grey = [round(255 * (float(c) - low) / ((high - low) or 1.0)) for c in (v if channels == 3 else np.repeat(v, 3))]
                 fill = f"rgb({grey[0]},{grey[1]},{grey[2]})"
-            parts.append(f'<rect x="{j * size:.2f}" y="{i * size:.2f}" width="{size + 0.05:.2f}" height="{size + 0.05:.2f}" fill="{fill}"/>')
+            parts.append(
+                f'<rect x="{j * size:.2f}" y="{i * size:.2f}" width="{size + 0.05:.2f}" height="{size + 0.05:.2f}" fill="{fill}"/>'
+            )
     return _svg(112, 112 * height / max(height, width), title, "".join(parts))
 
 

@@ -22,7 +22,9 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
     Args:
         results: audits or brackets (``load_result``), at least one.
     """
-    environment = Environment(loader=PackageLoader("steepest.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("steepest.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     sections = [_section(result) for result in results]
     comparison = ""
     if len(sections) > 1:
@@ -54,7 +56,9 @@ def _section(result: Mapping[str, Any]) -> dict[str, Any]:
         "where": _where(bracket["domain"]),
         "meaning": upper_text(upper * 0.1) if upper < math.inf else None,
         "notes": list(dict.fromkeys([*bracket.get("notes", []), *result.get("notes", [])])),
-        "methods": [{"method": m["method"], "upper": upper_text(_number(m["upper"])), "seconds": m["seconds"]} for m in bracket.get("methods", [])],
+        "methods": [
+            {"method": m["method"], "upper": upper_text(_number(m["upper"])), "seconds": m["seconds"]} for m in bracket.get("methods", [])
+        ],
         "facts": _facts(result, model),
         "proven": result.get("proven") or [],
         "estimated": result.get("estimated") or [],
@@ -102,7 +106,9 @@ def _bracket_chart(bracket: Mapping[str, Any], result: Mapping[str, Any], lower:
     local = result.get("local")
     if local:
         rows += [(f"around input {b['index']}", _number(b["lower"]), _number(b["upper"]), False) for b in local["brackets"]]
-    return charts.brackets_chart(rows or [("bracket", lower, _number(bracket["upper"]), True)], "Lower and upper bounds on a logarithmic axis")
+    return charts.brackets_chart(
+        rows or [("bracket", lower, _number(bracket["upper"]), True)], "Lower and upper bounds on a logarithmic axis"
+    )
 
 
 def _layers(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -115,7 +121,10 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         share = layer.get("share")
         rows.append({**layer, "gain": gain, "percent": None if share is None else f"{100 * share:.1f} %"})
     shown = [(f"{r['node']} {r['op']}", r.get("share"), f"x {r['gain']}") for r in rows if r["gain"] != "1"][:60]
-    return {"rows": rows, "chart": Markup(charts.bars_chart(shown, "Share of each layer in the logarithm of the product bound")) if shown else ""}
+    return {
+        "rows": rows,
+        "chart": Markup(charts.bars_chart(shown, "Share of each layer in the logarithm of the product bound")) if shown else "",
+    }
 
 
 def _radii(radii: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -172,7 +181,7 @@ def _pictures(result: Mapping[str, Any]) -> dict[str, Any] | None:
     if not inputs or not radii or math.prod(inputs["image_shape"][1:]) > _MOST_PIXELS:
         return None
     known = {str(r["index"]): r for r in radii["inputs"]}
-    rows = sorted(((known[k]["radius"], k) for k in inputs["arrays"] if k in known))
+    rows = sorted((known[k]["radius"], k) for k in inputs["arrays"] if k in known)
     chosen = rows if len(rows) <= 12 else [*rows[:6], *rows[-6:]]
     shown = []
     for radius, k in chosen:

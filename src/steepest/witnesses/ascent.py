@@ -73,7 +73,7 @@ class GradientAscent:
         starts: points climbed at once, at least one.
         steps: of the climbs together, fewer where time is short.
 
-    Source: softened gates and warm power iteration as in no one publication; Boyd 1974 and Higham 1992 for the norms.
+    Source: the norms by Boyd 1974 and Higham 1992 (see ``Landscape.power``); the search is our own.
     """
 
     seconds: float = 10.0

@@ -217,8 +217,8 @@ def gemm(call: Call) -> Outputs:
     a, b, c = call.value(0), call.value(1), call.optional(2)
     call.require(len(a.shape) == 2 and len(b.shape) == 2, "two matrices are expected")
     alpha, beta = call.real("alpha", 1.0), call.real("beta", 1.0)
-    a = call.permute(a, (1, 0)) if call.integer("transA", 0) else a
-    b = call.permute(b, (1, 0)) if call.integer("transB", 0) else b
+    a = call.permute(a, (1, 0)) if call.flag("transA", False) else a
+    b = call.permute(b, (1, 0)) if call.flag("transB", False) else b
     if c is not None:
         together = torch.broadcast_shapes(tuple(c.shape), (a.shape[0], b.shape[1])) if len(c.shape) <= 2 else None
         call.require(together == (a.shape[0], b.shape[1]), "the third is to broadcast to the product of the first two")

@@ -134,6 +134,12 @@ class Call:
         """A whole number."""
         return self.attribute(name, int, default)
 
+    def flag(self, name: str, default: bool) -> bool:
+        """Zero or one."""
+        value = self.integer(name, int(default))
+        self.require(value in (0, 1), f"its {name} is {value} where 0 or 1 is expected")
+        return bool(value)
+
     def real(self, name: str, default: float) -> float:
         """A float32 number, finite (defaults are float32 too)."""
         value = self.attribute(name, float, float(np.float32(default)))

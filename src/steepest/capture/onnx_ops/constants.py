@@ -91,7 +91,7 @@ def one_hot(call: Call) -> Tensor:
 
 def modulo(call: Call) -> Tensor:
     """The remainder, with the sign of the divisor, or of the dividend where ``fmod`` is set."""
-    truncated = bool(call.integer("fmod", 0))
+    truncated = call.flag("fmod", False)
     return _two(torch.fmod if truncated else torch.remainder)(call)
 
 
@@ -106,8 +106,8 @@ def eye_like(call: Call) -> Tensor:
 def extreme(call: Call) -> Tensor:
     """The position of the largest or smallest entry, the first of several."""
     x = call.constant(0)
-    axis, keepdim = call.axis(x.ndim, 0), bool(call.integer("keepdims", 1))
-    if call.integer("select_last_index", 0):
+    axis, keepdim = call.axis(x.ndim, 0), call.flag("keepdims", True)
+    if call.flag("select_last_index", False):
         raise call.refuse("its select_last_index is not understood")
     x = x if call.builder.operator == "ArgMax" else -x
     return (x == x.amax(axis, keepdim=True)).to(torch.int64).argmax(axis, keepdim=keepdim)

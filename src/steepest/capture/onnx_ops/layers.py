@@ -35,7 +35,11 @@ def _pads(call: Call, size: Sequence[int], kernel: Sequence[int], stride: Sequen
         raise call.refuse(f"its auto_pad {mode!r} is not understood")
     pads = []
     for n, k, s, d in zip(size, kernel, stride, dilation, strict=True):
-        whole = max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n)
+        whole = (-(-n // s) - 1) * s + d * (k - 1) + 1 - n
+        if whole < -1:
+            # onnxruntime crops both ends there, TensorFlow only the last; ONNX does not say.
+            raise call.refuse(f"its auto_pad {mode!r} leaves open which entries a stride of {s} skips: export the model with explicit pads")
+        whole = max(whole, 0)
         pads.append((whole // 2, whole - whole // 2) if mode == "SAME_UPPER" else (whole - whole // 2, whole // 2))
     return pads
 
@@ -127,13 +131,13 @@ def _pool(call: Call) -> tuple[Ref, tuple[int, ...], tuple[int, ...], tuple[int,
     stride, dilation = _window(call, dims)
     pads = _pads(call, x.shape[2:], kernel, stride, dilation)
     _require_windows(call, x.shape[2:], kernel, dilation, pads)
-    return x, kernel, stride, dilation, pads, bool(call.integer("ceil_mode", 0))
+    return x, kernel, stride, dilation, pads, call.flag("ceil_mode", False)
 
 
 def average_pool(call: Call) -> Outputs:
     """The mean over windows."""
     x, kernel, stride, dilation, pads, ceil_mode = _pool(call)
-    counted = bool(call.integer("count_include_pad", 0))
+    counted = call.flag("count_include_pad", False)
     if len(kernel) > 3:
         raise call.refuse(f"it has {len(kernel)} spatial axes; 1 to 3 are understood")
     _require_entries(call, x.shape[2:], kernel, stride, dilation, pads, ceil_mode)

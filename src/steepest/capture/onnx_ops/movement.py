@@ -27,7 +27,7 @@ def size(call: Call) -> Outputs:
 def reshape(call: Call) -> Outputs:
     """Zero keeps a length (unless ``allowzero``), minus one is what is left."""
     x, target = call.value(0), list(call.constant_ints(1) or ())
-    if not call.integer("allowzero", 0):
+    if not call.flag("allowzero", False):
         call.require(all(n != 0 or i < len(x.shape) for i, n in enumerate(target)), f"the shape {target} keeps a length they do not have")
         target = [x.shape[i] if n == 0 else n for i, n in enumerate(target)]
     if target.count(-1) == 1:
@@ -115,8 +115,16 @@ def slices(call: Call) -> Outputs:
     axes = call.axes(range(len(starts)) if axes is None else axes, len(x.shape))
     steps = (1,) * len(starts) if steps is None else steps
     call.require(len(starts) == len(ends) == len(axes) == len(steps) and 0 not in steps, "starts, ends, axes and steps are to be as many")
-    ranges = [(a, range(x.shape[a])[s:e:d]) for a, s, e, d in zip(axes, starts, ends, steps, strict=True)]
+    ranges = [(a, _range(x.shape[a], s, e, d)) for a, s, e, d in zip(axes, starts, ends, steps, strict=True)]
     return call.pick(x, lambda t: _indexed(t, [(a, list(r)) for a, r in ranges]))
+
+
+def _range(n: int, start: int, end: int, step: int) -> range:
+    """Positions of a slice; unlike Python's, a start far below the axis is its first entry when stepping down."""
+    start, end = (v + n if v < 0 else v for v in (start, end))
+    if step > 0:
+        return range(min(max(start, 0), n), min(max(end, 0), n), step)
+    return range(min(max(start, 0), n - 1), min(max(end, -1), n - 1), step)
 
 
 def _indexed(t: Tensor, indices: Sequence[tuple[int, Sequence[int]]]) -> Tensor:
@@ -213,7 +221,7 @@ def triangle(call: Call) -> Outputs:
     """The upper or lower triangle of matrices, zero elsewhere."""
     x, diagonal = call.value(0), call.optional_constant(1)
     k = 0 if diagonal is None else int(diagonal.item())
-    cut = torch.triu if call.integer("upper", 1) else torch.tril
+    cut = torch.triu if call.flag("upper", True) else torch.tril
     call.require(len(x.shape) >= 2, "matrices are expected")
     if isinstance(x, Tensor):
         return cut(x, k)

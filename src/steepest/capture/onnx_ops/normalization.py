@@ -23,11 +23,11 @@ def batch_normalization(call: Call) -> Outputs:
     x = call.live(0)
     eps = call.real("epsilon", 1e-5)
     call.attribute("momentum", float, 0.9)
-    if call.integer("training_mode", 0) or call.outputs > 1:
+    if call.flag("training_mode", False) or call.outputs > 1:
         raise call.refuse("it is in training mode, where its result depends on the batch: export the model in evaluation mode")
     scale, bias, mean, variance = (call.builder.finite(call.constant(i)) for i in range(1, 5))
     # Before version 9, spatial = 0 meant statistics for every entry rather than every channel.
-    if call.version >= 9 or call.integer("spatial", 1):
+    if call.version >= 9 or call.flag("spatial", True):
         scale, bias, mean, variance = (t for t in (_column(call, c, x) for c in (scale, bias, mean, variance)) if isinstance(t, Tensor))
     elif not all(t.shape == x.shape[1:] for t in (scale, bias, mean, variance)):
         call.require(False, "one number for each entry is expected")

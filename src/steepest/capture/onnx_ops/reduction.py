@@ -86,9 +86,9 @@ def _reduced(name: str, live: Live) -> Callable[[Call], Outputs]:
     def rule(call: Call) -> Outputs:
         x = call.value(0)
         given = call.ints_of("axes", 1, since=13 if name == "ReduceSum" else 18)
-        untouched = bool(call.integer("noop_with_empty_axes", 0)) and not given
+        untouched = call.flag("noop_with_empty_axes", False) and not given
         axes = call.axes(given, len(x.shape)) if given else list(range(len(x.shape)))
-        keepdim = bool(call.integer("keepdims", 1))
+        keepdim = call.flag("keepdims", True)
         if untouched:
             axes, keepdim = [], True
             if name in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"):
@@ -107,8 +107,8 @@ def cumulative_sum(call: Call) -> Outputs:
     axis = call.axes([int(at.item())], len(x.shape))[0]
     n = x.shape[axis]
     call.room((n, n))
-    ones = torch.ones(n, n, dtype=torch.float64).tril(-1 if call.integer("exclusive", 0) else 0)
-    matrix = ones.mT.contiguous() if call.integer("reverse", 0) else ones
+    ones = torch.ones(n, n, dtype=torch.float64).tril(-1 if call.flag("exclusive", False) else 0)
+    matrix = ones.mT.contiguous() if call.flag("reverse", False) else ones
     if isinstance(x, Ref):
         return call.along(x, axis, matrix)
     return (x.movedim(axis, -1) @ matrix.mT.to(x.dtype)).movedim(-1, axis)
@@ -126,7 +126,7 @@ def top_k(call: Call) -> Outputs:
     else:
         k = call.integer("k", 0)
     axis = call.axis(len(x.shape), -1)
-    largest, ordered = bool(call.integer("largest", 1)), bool(call.integer("sorted", 1))
+    largest, ordered = call.flag("largest", True), call.flag("sorted", True)
     call.require(0 < k <= x.shape[axis], f"{k} entries are wanted")
     if not ordered and k > 1:
         raise call.refuse("its values come in no stated order (sorted = 0)")

@@ -106,9 +106,9 @@ def resize(call: Call) -> Outputs:
     old = upsample or call.version < 11
     place = "asymmetric" if old else call.text("coordinate_transformation_mode", "half_pixel")
     nearest = "floor" if old else call.text("nearest_mode", "round_prefer_floor")
-    a, exclude = call.real("cubic_coeff_a", -0.75), bool(call.integer("exclude_outside", 0))
+    a, exclude = call.real("cubic_coeff_a", -0.75), call.flag("exclude_outside", False)
     call.attribute("extrapolation_value", float, 0.0)
-    if call.integer("antialias", 0):
+    if call.flag("antialias", False):
         raise call.refuse("its antialias is not understood")
     if call.text("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise call.refuse("its keep_aspect_ratio_policy is not understood")

@@ -21,7 +21,11 @@ def definite(matrices: Array, error: float) -> bool:
     diagonal = np.real(np.diagonal(matrices, axis1=-2, axis2=-1))
     if not np.isfinite(diagonal).all() or not math.isfinite(error):
         return False
-    shift = 2.0 * slack((2 if np.iscomplexobj(matrices) else 1) * n + 8) * float(np.abs(diagonal).sum(-1).max()) + error * (1 + slack(4)) + 2.0**-1000
+    shift = (
+        2.0 * slack((2 if np.iscomplexobj(matrices) else 1) * n + 8) * float(np.abs(diagonal).sum(-1).max())
+        + error * (1 + slack(4))
+        + 2.0**-1000
+    )
     try:
         np.linalg.cholesky(matrices - shift * np.eye(n))
     except np.linalg.LinAlgError:

@@ -120,16 +120,14 @@ class Convolution(Linear):
         for tap in itertools.product(*(range(k) for k in self.node.arrays["weight"].shape[2:])):
             yield (
                 tap,
-                tuple(
-                    slice(d * k, d * k + s * (n - 1) + 1, s) for k, d, s, n in zip(tap, a["dilation"], a["stride"], narrow, strict=True)
-                ),
+                tuple(slice(d * k, d * k + s * (n - 1) + 1, s) for k, d, s, n in zip(tap, a["dilation"], a["stride"], narrow, strict=True)),
             )
 
     def _down(self, x: Array, power: int) -> Array:
         """The convolution."""
         a, w = self.node.attributes, _weight(self.node.arrays["weight"], power)
         g, (_, narrow) = a["groups"], self._spatial
-        lead, x = x.shape[:-(len(narrow) + 1)], x.reshape(-1, *x.shape[-(len(narrow) + 1) :])
+        lead, x = x.shape[: -(len(narrow) + 1)], x.reshape(-1, *x.shape[-(len(narrow) + 1) :])
         reach = [s * (n - 1) + d * (k - 1) + 1 for s, n, d, k in zip(a["stride"], narrow, a["dilation"], w.shape[2:], strict=True)]
         pads = [(lo, max(0, r - lo - n)) for (lo, _), r, n in zip(a["padding"], reach, x.shape[2:], strict=True)]
         x = np.pad(x, [(0, 0), (0, 0), *pads])
@@ -143,7 +141,7 @@ class Convolution(Linear):
         """Its adjoint."""
         a, w = self.node.attributes, _weight(self.node.arrays["weight"], power)
         g, (wide, narrow) = a["groups"], self._spatial
-        lead, y = y.shape[:-(len(narrow) + 1)], y.reshape(-1, g, w.shape[0] // g, math.prod(narrow))
+        lead, y = y.shape[: -(len(narrow) + 1)], y.reshape(-1, g, w.shape[0] // g, math.prod(narrow))
         reach = [s * (n - 1) + d * (k - 1) + 1 for s, n, d, k in zip(a["stride"], narrow, a["dilation"], w.shape[2:], strict=True)]
         full = [max(r, lo + n) for r, (lo, _), n in zip(reach, a["padding"], wide, strict=True)]
         x = np.zeros((len(y), g * w.shape[1], *full))

@@ -67,7 +67,11 @@ def digest(nodes: Sequence[NodeLike]) -> str:
 
 def _fingerprint(a: Array) -> dict[str, Any]:
     raw = np.ascontiguousarray(a).astype(a.dtype.newbyteorder("<")).tobytes()
-    return {"shape": list(a.shape), "dtype": str(a.dtype), "sha256": hashlib.sha256(f"{a.dtype.name}{list(a.shape)}".encode() + raw).hexdigest()}
+    return {
+        "shape": list(a.shape),
+        "dtype": str(a.dtype),
+        "sha256": hashlib.sha256(f"{a.dtype.name}{list(a.shape)}".encode() + raw).hexdigest(),
+    }
 
 
 def read(certificate: Any, shape: Shape, outputs: int) -> Statement:
@@ -175,7 +179,11 @@ def _region(domain: Mapping[str, Any], shape: Shape) -> Region:
             raise Malformed("The box of the domain is empty.")
         return Region(Box(lo, hi))
     if kind == "ball":
-        centre, radius, norm = _array(domain.get("centre"), "domain.centre", shape), _number(domain.get("radius"), "domain.radius"), domain.get("norm")
+        centre, radius, norm = (
+            _array(domain.get("centre"), "domain.centre", shape),
+            _number(domain.get("radius"), "domain.radius"),
+            domain.get("norm"),
+        )
         if radius < 0 or not isinstance(norm, str) or norm not in NORMS or not np.isfinite(centre).all():
             raise Malformed("The ball of the domain needs a finite centre, a radius of at least zero, and a norm.")
         box = Box(np.nextafter(centre - radius, -np.inf), np.nextafter(centre + radius, np.inf))
