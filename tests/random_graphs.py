@@ -47,7 +47,7 @@ def random_graph(seed):
 
 
 def _step(b, x, rng):
-    n, c, h, w = x.shape
+    _, c, h, w = x.shape
     choice = rng.integers(0, 16)
     if choice == 0 and min(h, w) >= 2:
         stride, groups = int(rng.integers(1, 3)), int(rng.choice([1, c]))

@@ -185,7 +185,9 @@ def make_domain(
     if box is not None:
         if at is not None or radius is not None:
             raise UsageError("a region is a box or a ball: give --box LO HI, or --at X with --radius R, not both")
-        lo, hi = (np.array(np.broadcast_to(as_input(end, shape) if np.ndim(end) else np.float64(end), shape)) for end in box)
+        lo, hi = (
+            np.array(np.broadcast_to(np.float64(end) if isinstance(end, (int, float)) else as_input(end, shape), shape)) for end in box
+        )
         if np.isnan(lo).any() or np.isnan(hi).any() or (lo > hi).any():
             raise UsageError("the box is empty: LO must not exceed HI anywhere")
         if (lo == np.inf).any() or (hi == -np.inf).any():

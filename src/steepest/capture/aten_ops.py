@@ -113,7 +113,7 @@ LOWERINGS["aten.hardtanh"] = lambda c: c.builder.clamp(c.live(), c.get("min_val"
 LOWERINGS["aten.hardsigmoid"] = lambda c: c.builder.clamp(c.builder.scale(c.live(), 1 / 6, 0.5), 0.0, 1.0)
 LOWERINGS["aten.rsqrt"] = lambda c: c.builder.unary(ops.Reciprocal, c.builder.unary(ops.Sqrt, c.live()))
 LOWERINGS["aten.square"] = lambda c: c.builder.power(c.live(), 2)
-LOWERINGS["aten.log_sigmoid"] = lambda c: c.builder.negate(c.builder.unary(ops.Softplus, c.builder.negate(c.live())))
+LOWERINGS["aten.log_sigmoid"] = lambda c: c.builder.negate(c.builder.unary(ops.Softplus, c.builder.scale(c.live(), -1.0)))
 LOWERINGS["aten.log_sigmoid_forward"] = lambda c: (LOWERINGS["aten.log_sigmoid"](c), None)
 LOWERINGS["aten.gelu"] = lambda c: c.builder.unary(ops.GeluTanh if c.get("approximate", "none") == "tanh" else ops.Gelu, c.live())
 
@@ -430,7 +430,7 @@ def _pad(c: Call) -> Ref:
         missing = [(0, 0)] * (len(x.shape) - len(flat) // 2)
         pairs = [(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)][::-1]
         return b.pad(x, [*missing, *pairs], float(c.get("value", 0.0) or 0.0))
-    mode = {"r": "reflect" if "reflect" in name else "replicate"}.get(name[0], c.get("mode", "constant"))
+    mode = "reflect" if "reflect" in name else "replicate" if "replicat" in name else c.get("mode", "constant")
     return b.pad_mode(x, flat, mode)
 
 

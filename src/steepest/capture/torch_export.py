@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from steepest.capture.aten_ops import LOWERINGS, Call
 from steepest.capture.builder import Builder, Ref, Value
@@ -52,7 +53,7 @@ def from_module(model: nn.Module, sample: Tensor | tuple[Tensor, ...]) -> Graph:
             at += math.prod(shape)
         with torch.no_grad():
             found = double(*parts)
-        outputs = [t for t in torch.utils._pytree.tree_leaves(found) if isinstance(t, Tensor)]
+        outputs = [t for t in tree_leaves(found) if isinstance(t, Tensor)]
         return outputs[0] if len(outputs) == 1 else torch.cat([t.reshape(-1) for t in outputs])
 
     replay(graph, reference)
@@ -143,7 +144,7 @@ class _Walk:
         name = str(node.target)
         self.builder.at = _where(node)
         self.builder.operator = name
-        leaves = torch.utils._pytree.tree_leaves([args, kwargs], is_leaf=lambda v: isinstance(v, Ref))
+        leaves = tree_leaves([args, kwargs], is_leaf=lambda v: isinstance(v, Ref))
         if not any(isinstance(v, Ref) for v in leaves):
             if "rand" in name or "bernoulli" in name:
                 raise self.builder.refuse("it is random, so the network is no fixed map")

@@ -42,7 +42,7 @@ def check(
         )
     elif verdict.holds:
         console().print(
-            f"The certificate holds: {lower_text(verdict.lower)} <= L <= {upper_text(verdict.upper)}, proven again in {verdict.seconds:.1f} s."
+            f"The certificate holds: {lower_text(verdict.lower)} <= L <= {upper_text(verdict.upper)}; proven in {verdict.seconds:.1f} s."
         )
     if not verdict.holds:
         raise ThresholdError("the certificate does not hold: " + " ".join(verdict.reasons))

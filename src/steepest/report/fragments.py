@@ -12,8 +12,10 @@ from steepest.report.numbers import lower_text, upper_text
 
 _STYLE = (
     ".steepest{font:14px system-ui,sans-serif;max-width:720px}.steepest b{font-size:20px}.steepest svg{width:100%;height:auto}"
-    ".steepest text{font:13px system-ui,sans-serif;fill:currentColor}.steepest .grid{stroke:#8884}.steepest .span{stroke:#c8643c;stroke-width:4}"
-    ".steepest .soft.span{stroke:#4a8ec2}.steepest .lower,.steepest .upper{fill:#c8643c}.steepest .soft.lower,.steepest .soft.upper{fill:#4a8ec2}"
+    ".steepest text{font:13px system-ui,sans-serif;fill:currentColor}.steepest .grid{stroke:#8884}"
+    ".steepest .span{stroke:#c8643c;stroke-width:4}"
+    ".steepest .soft.span{stroke:#4a8ec2}.steepest .lower,.steepest .upper{fill:#c8643c}"
+    ".steepest .soft.lower,.steepest .soft.upper{fill:#4a8ec2}"
     ".steepest .open{fill:none;stroke:#c8643c;stroke-width:2.5}"
 )
 

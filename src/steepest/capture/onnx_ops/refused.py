@@ -33,4 +33,4 @@ WHY: dict[str, str] = {
 }
 """Reasons by operator."""
 
-UNKNOWN = "it is not among the operators steepest understands (docs/extend says how to add one)"
+UNKNOWN = "it is not among the operators steepest understands (docs/how-to-extend.md says how to add one)"

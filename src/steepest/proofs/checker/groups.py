@@ -158,7 +158,7 @@ def _pull_max(node: NodeLike, g: Box, x: Box) -> Box:
         if most == 1:
             total[:, at[kept]] = t[:, kept]
         else:
-            np.add.at(total, (slice(None), at[kept]), t[:, kept])
+            np.add.at(total.T, at[kept], t[:, kept].T)
         return total
 
     if most == 1:

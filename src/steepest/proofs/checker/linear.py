@@ -19,12 +19,18 @@ Shape = tuple[int, ...]
 class NodeLike(Protocol):
     """What the checker reads of a node."""
 
-    name: str
-    op: str
-    inputs: tuple[int, ...]
-    shape: Shape
-    attributes: Mapping[str, Any]
-    arrays: Mapping[str, Array]
+    @property
+    def name(self) -> str: ...
+    @property
+    def op(self) -> str: ...
+    @property
+    def inputs(self) -> tuple[int, ...]: ...
+    @property
+    def shape(self) -> Shape: ...
+    @property
+    def attributes(self) -> Mapping[str, Any]: ...
+    @property
+    def arrays(self) -> Mapping[str, Array]: ...
 
 
 @dataclass(frozen=True)
@@ -233,7 +239,7 @@ class Moved(Linear):
         if self.copies <= 1:
             x[:, index[kept]] = flat[:, kept]
         else:
-            np.add.at(x, (slice(None), index[kept]), flat[:, kept])
+            np.add.at(x.T, index[kept], flat[:, kept].T)
         return x.reshape(len(y), *self.source)
 
     @property
