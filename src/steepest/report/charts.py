@@ -68,10 +68,8 @@ def brackets_chart(rows: Sequence[tuple[str, float, float, bool]], title: str) -
             box = f'x="{stop - 5:.1f}" y="{y - 5}" width="10" height="10"'
             parts.append(f'<rect {box} class="upper {kind}"><title>upper {upper_text(hi)}</title></rect>')
         else:
-            parts.append(
-                arrow = f"M {right - 9:g} {y - 6} L {right:g} {y} L {right - 9:g} {y + 6}"
-                parts.append(f'<path d="{arrow}" class="open"><title>no finite upper bound</title></path>')
-            )
+            arrow = f"M {right - 9:g} {y - 6} L {right:g} {y} L {right - 9:g} {y + 6}"
+            parts.append(f'<path d="{arrow}" class="open"><title>no finite upper bound</title></path>')
     return _svg(720, height, title, "".join(parts))
 
 
