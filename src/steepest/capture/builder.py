@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steepest import ops
 from steepest.errors import UnsupportedOperatorError
-from steepest.graph import Graph, Input, Node, Operator, Shape
+from steepest.graph import Graph, Input, Node, Operator, Shape, depended_on
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,7 @@ class Builder:
 
     def finish(self, output: Ref) -> Graph:
         """The graph of what the output depends on, in the order it was built."""
-        live, stack = {0}, [output.index]
-        while stack:
-            i = stack.pop()
-            if i not in live or i == output.index:
-                live.add(i)
-                stack.extend(j for j in self.nodes[i].inputs if j not in live)
-        kept = sorted(i for i in live if i <= output.index)
-        at = {old: new for new, old in enumerate(kept)}
-        return Graph(tuple(Node(n.name, n.op, tuple(at[i] for i in n.inputs)) for n in (self.nodes[i] for i in kept)))
+        return Graph(depended_on(self.nodes[: output.index + 1]))
 
     # Rearrangements -----------------------------------------------------------------------------------------------
 

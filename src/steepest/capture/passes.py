@@ -2,55 +2,59 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from steepest import ops
-from steepest.graph import Graph, Node
+from steepest.graph import Graph, Node, Operator, Shape, depended_on
 
-Match = Callable[[list[Node], int], Node | None]
+
+@dataclass(frozen=True)
+class Chain:
+    """What takes a node's place: operators one after the other, of which the first reads ``inputs``."""
+
+    inputs: tuple[int, ...]
+    ops: tuple[Operator, ...]
+
+
+Rule = Callable[[list[Node], int], Chain | None]
 
 
 def simplify(graph: Graph) -> Graph:
-    """Fold and recognise until nothing changes; the map stays the same up to float64 rounding of folded weights.
+    """Fold and recognise until nothing changes.
 
-    The network that is analysed is the folded one, with its float64 weights taken exactly.
+    Every rewrite is an identity of real functions; new constants are computed from the old in float64 and rounded. The network
+    that is analysed is the rewritten one, with its float64 weights taken exactly.
     """
-    nodes = list(graph.nodes)
-    changed = True
+    nodes, changed = list(graph.nodes), True
     while changed:
-        changed = False
-        for index in range(1, len(nodes)):
-            for rule in _RULES:
-                found = rule(nodes, index)
-                if found is not None:
-                    nodes[index] = found
-                    changed = True
-        nodes = _live(nodes)
+        changed, index = False, 1
+        while index < len(nodes):
+            found = next((chain for rule in _RULES if (chain := rule(nodes, index)) is not None), None)
+            if found is not None:
+                _put(nodes, index, found)
+                changed = True
+            index += 1
+        nodes = list(depended_on(nodes))
     return Graph(tuple(nodes))
 
 
-def _live(nodes: list[Node]) -> list[Node]:
-    """Only what the output depends on, and the input."""
-    used, stack = {0, len(nodes) - 1}, [len(nodes) - 1]
-    while stack:
-        for i in nodes[stack.pop()].inputs:
-            if i not in used:
-                used.add(i)
-                stack.append(i)
-    kept = sorted(used)
-    place = {old: new for new, old in enumerate(kept)}
-    return [replace(nodes[i], inputs=tuple(place[j] for j in nodes[i].inputs)) for i in kept]
+def _put(nodes: list[Node], index: int, chain: Chain) -> None:
+    """Replace one node by a chain; the last of it takes over what read the node."""
+    more, name = len(chain.ops) - 1, nodes[index].name
+    links = [Node(name, op, chain.inputs if k == 0 else (index + k - 1,)) for k, op in enumerate(chain.ops)]
+    later = [replace(n, inputs=tuple(i + more if i >= index else i for i in n.inputs)) for n in nodes[index + 1 :]]
+    nodes[index:] = [*links, *later]
 
 
 def _users(nodes: list[Node], index: int) -> int:
     return sum(node.inputs.count(index) for node in nodes)
 
 
-def _fold_scale(nodes: list[Node], index: int) -> Node | None:
+def _fold_scale(nodes: list[Node], index: int) -> Chain | None:
     """A scale after a dense, convolution or scale node that nobody else reads, where it is one number per channel."""
     node = nodes[index]
     if not isinstance(node.op, ops.Scale):
@@ -60,7 +64,7 @@ def _fold_scale(nodes: list[Node], index: int) -> Node | None:
     if isinstance(op, ops.Scale):
         if _users(nodes, node.inputs[0]) > 1:
             return None
-        return replace(node, op=replace(op, weight=weight * op.weight, bias=weight * op.bias + bias), inputs=before.inputs)
+        return Chain(before.inputs, (replace(op, weight=weight * op.weight, bias=weight * op.bias + bias),))
     if isinstance(op, ops.Dense):
         axis = -1
     elif isinstance(op, (ops.Conv, ops.ConvTranspose)):
@@ -81,19 +85,19 @@ def _fold_scale(nodes: list[Node], index: int) -> Node | None:
         scaled = (grouped * per_group).reshape(op.weight.shape)
     else:
         scaled = op.weight * w.reshape(-1, *[1] * (op.weight.ndim - 1))
-    return replace(node, op=replace(op, weight=scaled, bias=w * op.bias + b), inputs=before.inputs)
+    return Chain(before.inputs, (replace(op, weight=scaled, bias=w * op.bias + b),))
 
 
-def _fold_reshape(nodes: list[Node], index: int) -> Node | None:
+def _fold_reshape(nodes: list[Node], index: int) -> Chain | None:
     """A reshape of a reshape."""
     node = nodes[index]
     before = nodes[node.inputs[0]] if node.inputs else node
     if isinstance(node.op, ops.Reshape) and isinstance(before.op, ops.Reshape):
-        return replace(node, op=ops.Reshape(before.op.in_shapes, node.op.target), inputs=before.inputs)
+        return Chain(before.inputs, (ops.Reshape(before.op.in_shapes, node.op.target),))
     return None
 
 
-def _fold_dense(nodes: list[Node], index: int) -> Node | None:
+def _fold_dense(nodes: list[Node], index: int) -> Chain | None:
     """A dense layer after one, where the product is no larger than both."""
     node = nodes[index]
     before = nodes[node.inputs[0]] if node.inputs else node
@@ -102,80 +106,79 @@ def _fold_dense(nodes: list[Node], index: int) -> Node | None:
     first, second = before.op, node.op
     if first.weight.shape[1] * second.weight.shape[0] > first.weight.numel() + second.weight.numel():
         return None
-    return replace(
-        node,
-        op=ops.Dense(first.in_shapes, second.weight @ first.weight, second.weight @ first.bias + second.bias),
-        inputs=before.inputs,
-    )
+    return Chain(before.inputs, (ops.Dense(first.in_shapes, second.weight @ first.weight, second.weight @ first.bias + second.bias),))
 
 
-def _gated(nodes: list[Node], index: int) -> Node | None:
-    """``x g(x)``: SiLU, GELU of both kinds, Mish, hard swish, by comparison of the functions.
+@dataclass(frozen=True)
+class Line:
+    """A node as ``weight x + bias`` of another, with one number each."""
 
-    The product of a node with a chain of elementwise operators that starts at the same node, every constant in the chain
-    being one number, is a function of one variable. It is one of the known ones if it agrees with it at points over the whole range.
+    root: int
+    weight: float
+    bias: float
+
+
+def _lines(nodes: list[Node], index: int) -> list[Line]:
+    """The node as itself, and as a line of what a one-number scale reads."""
+    op, itself = nodes[index].op, Line(index, 1.0, 0.0)
+    if isinstance(op, ops.Scale) and op.weight.numel() == 1 and op.bias.numel() == 1:
+        return [itself, Line(nodes[index].inputs[0], op.weight.item(), op.bias.item())]
+    return [itself]
+
+
+def _gated(nodes: list[Node], index: int) -> Chain | None:
+    """A product of ``c x`` and a gate of ``r x``: SiLU, GELU, Mish and hard swish written out.
+
+    Exports round the gate's constants (1 / sqrt 2 in float32, say). The function is then the activation with its argument and
+    its value scaled, which it is replaced by: ``x s(r x) = silu(r x) / r``, ``x tanh(log(1 + e^(r x))) = mish(r x) / r``,
+    ``x clip(s x + 1/2, 0, 1) = hardswish(6 s x) / (6 s)``, and with ``u = sqrt(2) a x``, ``x (1 + erf(a x)) = 2 gelu(u) / (sqrt(2) a)``.
     """
     node = nodes[index]
-    path = _chain(nodes, index)
-    if not isinstance(node.op, (ops.Multiply, ops.Scale)) or not any(isinstance(nodes[i].op, ops.Multiply) for i in path[:2]):
+    if not isinstance(node.op, ops.Multiply):
         return None
-    x = torch.linspace(-12.0, 12.0, 97, dtype=torch.float64)
-    for root in path[1:]:
-        function = _along(nodes, index, root, x)
-        if function is None or nodes[root].shape != node.shape:
-            continue
-        for kind in (ops.Silu, ops.Gelu, ops.GeluTanh, ops.Mish, ops.HardSwish):
-            known = kind(((len(x),),)).evaluate(x)
-            if (function - known).abs().max() <= _TOLERANCE * known.abs().max():
-                return Node(node.name, kind((node.shape,)), (root,))
+    for factor, gate in (node.inputs, node.inputs[::-1]):
+        for outer in _lines(nodes, gate):
+            for kind, root, rate, value in _gates(nodes, outer):
+                for plain in _lines(nodes, factor):
+                    if plain.root == root and plain.bias == 0.0 and rate != 0.0:
+                        return _stretched(nodes, root, kind, rate, plain.weight * value / rate)
     return None
 
 
-_TOLERANCE = 2e-7
-"""Exports write 1 / sqrt(2) and the like in float32; the recognised function replaces theirs by the exact one."""
+def _gates(nodes: list[Node], outer: Line) -> list[tuple[type[ops.Elementwise], int, float, float]]:
+    """For a line of an operator: ``(kind, x, r, v)`` such that ``x`` times it is ``v kind(r x) / r``."""
+    gate, found = nodes[outer.root], []
+    if not isinstance(gate.op, (ops.Sigmoid, ops.Erf, ops.Tanh, ops.Clamp)):
+        return []
+    for inner in _lines(nodes, gate.inputs[0]):
+        if isinstance(gate.op, ops.Sigmoid) and inner.bias == outer.bias == 0.0:
+            found.append((ops.Silu, inner.root, inner.weight, outer.weight))
+        elif isinstance(gate.op, ops.Erf) and inner.bias == 0.0 and outer.bias == outer.weight:
+            found.append((ops.Gelu, inner.root, math.sqrt(2.0) * inner.weight, 2.0 * outer.weight))
+        elif isinstance(gate.op, ops.Clamp) and (gate.op.low, gate.op.high) == (0.0, 1.0) and inner.bias == 0.5 and outer.bias == 0.0:
+            found.append((ops.HardSwish, inner.root, 6.0 * inner.weight, outer.weight))
+        elif isinstance(gate.op, ops.Clamp) and (gate.op.low, gate.op.high) == (0.0, 6.0) and inner.bias == 3.0 and outer.bias == 0.0:
+            found.append((ops.HardSwish, inner.root, inner.weight, 6.0 * outer.weight))
+        elif isinstance(gate.op, ops.Tanh) and isinstance(nodes[inner.root].op, ops.Softplus) and inner.weight == 1.0:
+            if inner.bias == outer.bias == 0.0:
+                lines = _lines(nodes, nodes[inner.root].inputs[0])
+                found.extend((ops.Mish, line.root, line.weight, outer.weight) for line in lines if line.bias == 0.0)
+    return found
 
 
-def _chain(nodes: list[Node], index: int) -> list[int]:
-    """From a node back through elementwise operators and one-number scales (and products of such) to where they all begin."""
-    path = [index]
-    while True:
-        node = nodes[path[-1]]
-        if not _linked(node):
-            return path
-        if isinstance(node.op, (ops.Add, ops.Multiply)):
-            branches = [_chain(nodes, i) for i in node.inputs]
-            common = [i for i in branches[0] if all(i in branch for branch in branches[1:])]
-            return [*path, *common]
-        path.append(node.inputs[0])
+def _stretched(nodes: list[Node], root: int, kind: type[ops.Elementwise], rate: float, value: float) -> Chain:
+    """``value kind(rate x)``."""
+    shape = nodes[root].shape
+    before, after = (_times(shape, number) for number in (rate, value))
+    return Chain((root,), (*before, kind((shape,)), *after))
 
 
-def _linked(node: Node) -> bool:
-    """Whether a node is a function of one variable, entry by entry, of inputs that are."""
-    if isinstance(node.op, ops.Scale):
-        return node.op.weight.numel() == 1 and node.op.bias.numel() == 1
-    return isinstance(node.op, (ops.Add, ops.Multiply, *_LINKS))
+def _times(shape: Shape, number: float) -> tuple[Operator, ...]:
+    one = torch.ones([1] * len(shape), dtype=torch.float64)
+    return () if number == 1.0 else (ops.Scale((shape,), number * one, 0.0 * one),)
 
 
-_LINKS = (ops.Sigmoid, ops.Tanh, ops.Erf, ops.Softplus, ops.Clamp, ops.Power, ops.Log, ops.Exp, ops.Silu)
-
-
-def _along(nodes: list[Node], index: int, root: int, x: Tensor) -> Tensor | None:
-    """The chain from ``root`` to a node as a function of one variable, at the points x."""
-    if index == root:
-        return x
-    node = nodes[index]
-    if not _linked(node):
-        return None
-    inputs = [_along(nodes, i, root, x) for i in node.inputs]
-    if any(value is None for value in inputs) or not node.inputs:
-        return None
-    values = [value for value in inputs if value is not None]
-    if isinstance(node.op, ops.Scale):
-        return values[0] * node.op.weight.item() + node.op.bias.item()
-    return node.op.evaluate(*values)
-
-
-def _normalised(nodes: list[Node], index: int) -> Node | None:
+def _normalised(nodes: list[Node], index: int) -> Chain | None:
     """``d / sqrt(mean(d^2) + eps)`` over the last axis, written out: layer norm (d already centred) and RMS norm of older exports."""
     node = nodes[index]
     if not isinstance(node.op, ops.Multiply):
@@ -183,27 +186,34 @@ def _normalised(nodes: list[Node], index: int) -> Node | None:
     for d, other in (node.inputs, node.inputs[::-1]):
         spread = nodes[other]
         if isinstance(spread.op, ops.Select):
+            if not _repeats_rows(spread.op, node.shape):
+                continue
             spread = nodes[spread.inputs[0]]
         if not isinstance(spread.op, ops.Reciprocal):
             continue
         root = nodes[spread.inputs[0]]
         if not isinstance(root.op, ops.Sqrt):
             continue
-        shifted = nodes[root.inputs[0]]
-        eps, mean_at = 0.0, root.inputs[0]
-        if isinstance(shifted.op, ops.Scale) and shifted.op.bias.numel() == 1 and bool((shifted.op.weight == 1).all()):
-            eps, mean_at = shifted.op.bias.item(), shifted.inputs[0]
-        mean = nodes[mean_at]
+        # The floor is by now the bias of the dense row that takes the mean.
+        mean = nodes[root.inputs[0]]
         if isinstance(mean.op, ops.Reshape):
             mean = nodes[mean.inputs[0]]
-        if not isinstance(mean.op, ops.Dense) or eps < 0:
+        if not isinstance(mean.op, ops.Dense):
             continue
         n = node.shape[-1] if node.shape else 0
         square = nodes[mean.inputs[0]]
-        even = mean.op.weight.shape == (1, n) and bool((mean.op.weight == 1.0 / n).all()) and not bool(mean.op.bias.any())
+        even = mean.op.weight.shape == (1, n) and bool((mean.op.weight == 1.0 / n).all()) and mean.op.bias.item() >= 0.0
         if even and isinstance(square.op, ops.Power) and square.op.exponent == 2 and square.inputs[0] == d:
-            return Node(node.name, ops.Normalize((node.shape,), False, float(eps)), (d,))
+            return Chain((d,), (ops.Normalize((node.shape,), False, mean.op.bias.item()),))
     return None
 
 
-_RULES: tuple[Match, ...] = (_fold_reshape, _fold_scale, _fold_dense, _gated, _normalised)
+def _repeats_rows(op: ops.Select, shape: Shape) -> bool:
+    """Whether a selection is one number per row, repeated along the last axis."""
+    if tuple(op.index.shape) != shape or not shape:
+        return False
+    rows = torch.arange(math.prod(shape[:-1])).reshape(*shape[:-1], 1).expand(shape)
+    return torch.equal(op.index, rows)
+
+
+_RULES: tuple[Rule, ...] = (_fold_reshape, _fold_scale, _fold_dense, _gated, _normalised)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -79,6 +80,19 @@ class Graph:
         for i, index in last.items():
             uses[index].append(i)
         return uses
+
+
+def depended_on(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """The input and the nodes the last one depends on, in their order, renumbered."""
+    used, stack = {0, len(nodes) - 1}, [len(nodes) - 1]
+    while stack:
+        for i in nodes[stack.pop()].inputs:
+            if i not in used:
+                used.add(i)
+                stack.append(i)
+    kept = sorted(used)
+    place = {old: new for new, old in enumerate(kept)}
+    return tuple(replace(nodes[i], inputs=tuple(place[j] for j in nodes[i].inputs)) for i in kept)
 
 
 def _present(value: Tensor | None) -> Tensor:
