@@ -148,7 +148,8 @@ class _Walk:
         if not any(isinstance(v, Ref) for v in leaves):
             if "rand" in name or "bernoulli" in name:
                 raise self.builder.refuse("it is random, so the network is no fixed map")
-            return node.target(*args, **kwargs)  # type: ignore[operator]
+            assert callable(node.target)
+            return node.target(*args, **kwargs)
         base = ".".join(name.split(".")[:2])
         lowering = LOWERINGS.get(name) or LOWERINGS.get(base)
         if lowering is None:
