@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from steepest.bounds.product import node_constants
-from steepest.bracket import EFFORTS, Bracketing, Effort, versions
+from steepest.bracket import EFFORTS, Bracketing, Effort
 from steepest.errors import SoundnessError
 from steepest.graph import Graph
 from steepest.numerics.interval import Interval
 from steepest.ops.kinds import Elementwise, Rearrangement
 from steepest.ops.region import enclose_ball, enclose_domain
+from steepest.proofs.certificate import versions
 from steepest.results import Bracket, Domain
 from steepest.results.domain import NORM_NAMES, array_to_json, number_to_json
 from steepest.robustness.attack import DeepFool

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-import steepest
 from steepest.bounds import ClarkeJacobian, Product
 from steepest.capture.head import with_output
 from steepest.errors import SoundnessError
 from steepest.graph import Graph
-from steepest.proofs.certificate import write_certificate
+from steepest.proofs.certificate import versions, write_certificate
 from steepest.proofs.check import check
 from steepest.results import Bracket, Domain, LowerBound, NetworkRecord, UpperBound
 from steepest.results.domain import NORM_NAMES, number_to_json
@@ -102,9 +98,8 @@ class Bracketing:
         self._compare(record, domain, norm, output, uppers, witness)
 
         self.progress("checking the certificate")
-        proven, certificate = self._prove(record, domain, norm, output, uppers, witness)
+        proven, certificate = self._prove(record, domain, norm, output, uppers, witness, notes)
         uppers = tuple(sorted(proven, key=lambda u: u.value))
-        self._compare(record, domain, norm, output, uppers, witness)
         blocked = next((u.blocked_by for u in uppers if u.blocked_by), None)
         if uppers[0].value == math.inf:
             notes.append(_unbounded(blocked, domain))
@@ -154,6 +149,7 @@ class Bracketing:
         output: tuple[int, ...] | None,
         uppers: Sequence[UpperBound],
         witness: LowerBound | None,
+        notes: list[str],
     ) -> tuple[list[UpperBound], dict[str, Any]]:
         """Every finite upper bound restated as what the checker agrees to, and the certificate of the best."""
         ranked = sorted(uppers, key=lambda u: u.value)
@@ -164,6 +160,10 @@ class Bracketing:
             if certified is None or upper.value < best:
                 certificate = write_certificate(record, output=output, norm=norm, domain=domain, upper=upper, lower=witness)
                 verdict = check(certificate, record)
+                if math.isfinite(upper.value) and not math.isfinite(verdict.upper):
+                    reasons = " ".join(verdict.reasons)
+                    notes.append(f"The {upper.method} bound {upper.value:.6g} was dropped, since the checker does not prove it: {reasons}")
+                # Restated as the larger of both; the checker then accepts it, since it proved that much itself.
                 upper = replace(upper, value=max(upper.value, verdict.upper))
                 certificate["upper"]["bound"] = number_to_json(upper.value)
                 if witness is not None:
@@ -206,8 +206,3 @@ def _unbounded(blocked_by: str | None, domain: Domain) -> str:
     where = f"Node {blocked_by!r} has no Lipschitz constant over {domain.describe()}" if blocked_by else "No bound is finite"
     remedy = "give a region (--at X --radius R, or --box LO HI)" if domain.kind == "all" else "give a smaller region"
     return f"{where}, so no finite upper bound is known: {remedy}."
-
-
-def versions() -> dict[str, str]:
-    """What a result was computed with."""
-    return {"steepest": steepest.__version__, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}

@@ -68,13 +68,14 @@ def audit(
             seed=seed,
             progress=tell,
         )
+    page = render([result.json])
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from error
     write_text(folder / "certificate.json", json.dumps(result.certificate, allow_nan=False))
     write_text(folder / "audit.json", json.dumps(result.json, allow_nan=False))
-    write_text(folder / "report.html", render([result.json]))
+    write_text(folder / "report.html", page)
     if as_json:
         print_json(result.json)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,9 @@ from rich.table import Table
 from steepest import api
 from steepest.capture.data import load_array, load_data
 from steepest.cli import options
+from steepest.cli.files import write_text
 from steepest.cli.screen import console, print_json, progress_bar
 from steepest.errors import LimitError, ThresholdError, UsageError
-from steepest.proofs.certificate import save_certificate
 from steepest.report.numbers import lower_text, upper_text
 from steepest.results import Bracket
 from steepest.results.domain import NORM_NAMES
@@ -60,7 +61,7 @@ def bound(
             progress=lambda stage: tell(stage, None),
         )
     if certificate is not None:
-        save_certificate(certificate, bracket.certificate or {})
+        write_text(certificate, json.dumps(bracket.certificate, allow_nan=False))
     if as_json:
         print_json(bracket.to_json())
     else:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import tempfile
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from steepest.errors import ModelError, UsageError
+from steepest.errors import ModelError
 from steepest.results import Domain, LowerBound, NetworkRecord, UpperBound
 from steepest.results.domain import NORM_NAMES, array_to_json, number_to_json
 
@@ -40,31 +37,9 @@ def write_certificate(
         "domain": domain.to_json(),
         "upper": {"bound": number_to_json(upper.value), "method": upper.method, "steps": [step.to_json() for step in upper.steps]},
         "lower": None if lower is None else {"bound": lower.value, "x": array_to_json(lower.x), "y": array_to_json(lower.y)},
-        "versions": _versions(),
+        "versions": versions(),
         "assumptions": _assumptions(record),
     }
-
-
-def save_certificate(path: Path, certificate: Mapping[str, Any]) -> None:
-    """Write a certificate to a file, whole or not at all.
-
-    Raises:
-        UsageError: where it cannot be written.
-    """
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.resolve().parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(certificate, file, allow_nan=False)
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
 def load_certificate(path: Path) -> dict[str, Any]:
@@ -90,7 +65,8 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} has no place in it")
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What a result was computed with."""
     found = {"python": platform.python_version()}
     for package in ("steepest", "torch", "numpy"):
         try:

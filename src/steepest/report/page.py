@@ -54,7 +54,7 @@ def _section(result: Mapping[str, Any]) -> dict[str, Any]:
         "upper_text": upper_text(upper),
         "ratio": upper_text(upper / lower) if 0 < lower and upper < math.inf else None,
         "where": _where(bracket["domain"]),
-        "meaning": upper_text(upper * 0.1) if upper < math.inf else None,
+        "meaning": upper_text(math.nextafter(upper * 0.1, math.inf)) if upper < math.inf else None,
         "notes": list(dict.fromkeys([*bracket.get("notes", []), *result.get("notes", [])])),
         "methods": [
             {"method": m["method"], "upper": upper_text(_number(m["upper"])), "seconds": m["seconds"]} for m in bracket.get("methods", [])
@@ -114,7 +114,6 @@ def _bracket_chart(bracket: Mapping[str, Any], result: Mapping[str, Any], lower:
 def _layers(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     if not layers:
         return None
-    # The same factor in the same place for everybody: the chart shows shares, the table the numbers.
     rows = []
     for layer in layers:
         gain = upper_text(_number(layer["gain"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -34,24 +35,24 @@ class NodeLike(Protocol):
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(ABC):
     """``x -> W x`` for a node, on arrays ``[rows, *shape]``."""
 
     node: NodeLike
     source: Shape
 
+    @abstractmethod
     def apply(self, x: Array, power: int = 1) -> Array:
         """``W x``; with ``power`` 0 absolute weights, with 2 squared ones."""
-        raise NotImplementedError
 
+    @abstractmethod
     def transpose(self, y: Array, absolute: bool = False) -> Array:
         """``W' y``."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def terms(self) -> int:
         """Most products in a sum."""
-        raise NotImplementedError
 
     @property
     def entry_by_entry(self) -> bool:
@@ -62,12 +63,20 @@ class Linear:
         """What is added, broadcastable to the output."""
         return None
 
+    @abstractmethod
     def norm(self, p: float, claim: float | None) -> float:
-        """Proven upper bound of the operator norm; for l2 the claim, once it has been proven.
+        """Proven upper bound of the operator norm; for l2 the claim, where there must be one.
 
         Raises:
             ValueError: where the claim is missing or cannot be proven.
         """
+
+
+@dataclass(frozen=True)
+class Mixing(Linear):
+    """A map whose l2 norm cannot be read off its entries: it is claimed, and the claim is proven."""
+
+    def norm(self, p: float, claim: float | None) -> float:
         if p == 2:
             if claim is None:
                 raise ValueError("an l2 operator norm needs a step that claims it")
@@ -78,9 +87,9 @@ class Linear:
         sums = self.transpose(ones, absolute=True) if p == 1 else self.apply(ones, 0)
         return float(sums.max(initial=0.0)) * (1 + 2 * slack(self.terms))
 
+    @abstractmethod
     def proves(self, claim: float) -> bool:
         """Whether the l2 norm is proven to be at most the claim."""
-        raise NotImplementedError
 
 
 def _weight(w: Array, power: int) -> Array:
@@ -88,7 +97,7 @@ def _weight(w: Array, power: int) -> Array:
 
 
 @dataclass(frozen=True)
-class Dense(Linear):
+class Dense(Mixing):
     """A matrix on the last axis."""
 
     def apply(self, x: Array, power: int = 1) -> Array:
@@ -109,7 +118,7 @@ class Dense(Linear):
 
 
 @dataclass(frozen=True)
-class Convolution(Linear):
+class Convolution(Mixing):
     """A zero-padded convolution, or (``flipped``) the adjoint of one."""
 
     flipped: bool = False
