@@ -169,7 +169,7 @@ class Auditing:
 
     def _local(self, graph: Graph, x: Tensor, radius: float) -> list[Bracket]:
         shown = x[:_SHOWN_INPUTS]
-        effort = Effort(self.effort.seconds / 10.0, max(4, self.effort.starts // 4))
+        effort = Effort(self.effort.seconds / 10.0, max(4, self.effort.starts // 4), self.effort.upper_seconds / 10.0)
         brackets = []
         for i, centre in enumerate(shown):
             self.progress(f"local bracket at input {i}", 0.75 + 0.2 * i / len(shown))

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steepest.bounds import ClarkeJacobian, Product
+from steepest.bounds import ClarkeJacobian, LipSDP, Product
 from steepest.capture.head import with_output
 from steepest.errors import SoundnessError
 from steepest.graph import Graph
@@ -26,21 +26,27 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to look for a witness.
+    """How long to look, from either side.
 
     Args:
-        seconds: limit of the search.
+        seconds: limit of the search for a witness.
         starts: points ascended at once.
+        upper_seconds: limit of the bounds that optimise.
     """
 
     seconds: float
     starts: int
+    upper_seconds: float
 
 
 LIMIT_SHARE = 0.8
 """Part of a time limit left to bounds and search; the rest is for the checker."""
 
-EFFORTS: dict[str, Effort] = {"fast": Effort(3.0, 16), "normal": Effort(12.0, 32), "high": Effort(60.0, 64)}
+EFFORTS: dict[str, Effort] = {
+    "fast": Effort(3.0, 16, 5.0),
+    "normal": Effort(12.0, 32, 20.0),
+    "high": Effort(60.0, 64, 240.0),
+}
 """What ``--effort`` means."""
 
 
@@ -139,6 +145,10 @@ class Bracketing:
         else:
             self.progress("intervals of the Clarke Jacobian")
             uppers.append(jacobian.bound(graph, domain, norm))
+        lipsdp = LipSDP(seconds=self._left(started, self.effort.upper_seconds))
+        if min(u.value for u in uppers) < math.inf and lipsdp.applies(graph, norm):
+            self.progress("multipliers for slope restrictions")
+            uppers.append(lipsdp.bound(graph, domain, norm))
         return tuple(uppers)
 
     def _prove(

@@ -30,7 +30,7 @@ def _bracket(name="network", exponential=False):
     b = Builder()
     x = b.input((1, 2))
     graph = b.finish(b.unary(ops.Exp, x) if exponential else b.scale(x, 2.0))
-    return Bracketing(effort=Effort(0.3, 2)).run(graph, Domain("all"), 2.0, name=name)
+    return Bracketing(effort=Effort(0.3, 2, 0.3)).run(graph, Domain("all"), 2.0, name=name)
 
 
 def test_names_and_data_are_escaped():

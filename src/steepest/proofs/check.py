@@ -12,6 +12,7 @@ import numpy as np
 
 from steepest.proofs.checker.box import Array, Box, norm_above, norm_below, point, widen
 from steepest.proofs.checker.linear import NodeLike
+from steepest.proofs.checker.slopes import slopes_prove
 from steepest.proofs.checker.statement import Malformed, Region, Statement, digest, read
 from steepest.proofs.checker.walk import OPERATORS, jacobian_constant, product_constant, values
 
@@ -102,7 +103,7 @@ def _head(nodes: Sequence[NodeLike], output: tuple[int, ...] | None) -> list[Nod
 
 
 def _upper(nodes: Sequence[NodeLike], statement: Statement, reasons: list[str]) -> float:
-    if any(not 0 < k < len(nodes) for k in statement.claims):
+    if any(not 0 < k < len(nodes) for k in (*statement.claims, *statement.multipliers)):
         reasons.append("A step speaks of a node that is not there.")
         return math.inf
     region = statement.region
@@ -112,6 +113,10 @@ def _upper(nodes: Sequence[NodeLike], statement: Statement, reasons: list[str]) 
     try:
         if statement.method == "product":
             proven = product_constant(nodes, statement.norm, boxes, statement.claims)
+        elif statement.method == "lipsdp":
+            if statement.norm != 2.0:
+                raise ValueError("Slope restrictions bound the l2 norm alone.")
+            proven = statement.bound if slopes_prove(nodes, boxes, statement.multipliers, statement.bound) else math.inf
         else:
             proven = jacobian_constant(nodes, statement.norm, boxes)
     except ValueError as error:

@@ -17,11 +17,14 @@ class Step:
     """One step of an argument about one node; the meaning of its numbers belongs to the method (docs/certificate.md)."""
 
     node: int
-    values: Mapping[str, float]
+    values: Mapping[str, float | np.ndarray]
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form."""
-        return {"node": self.node, **{key: number_to_json(value) for key, value in self.values.items()}}
+        return {
+            "node": self.node,
+            **{key: array_to_json(v) if isinstance(v, np.ndarray) else number_to_json(v) for key, v in self.values.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,12 @@ class UpperBound:
     """A proven upper bound and the argument for it.
 
     Args:
-        method: the algorithm's name: ``product`` or ``jacobian``.
+        method: the algorithm's name: ``product``, ``jacobian`` or ``lipsdp``.
         value: the bound, possibly infinite.
         steps: what the checker follows.
         seconds: wall time it took.
         blocked_by: where the bound is infinite, the node that has no finite constant over the domain.
+        gap: where the method optimises, how far at most the square of the bound is above the method's optimum, relatively; or None.
     """
 
     method: str
@@ -41,6 +45,7 @@ class UpperBound:
     steps: tuple[Step, ...] = ()
     seconds: float = 0.0
     blocked_by: str | None = None
+    gap: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +140,7 @@ class Bracket:
             "output": None if self.output is None else list(self.output),
             "method": self.method,
             "methods": [
-                {"method": u.method, "upper": number_to_json(u.value), "seconds": u.seconds, "blocked_by": u.blocked_by}
+                {"method": u.method, "upper": number_to_json(u.value), "seconds": u.seconds, "blocked_by": u.blocked_by, "gap": u.gap}
                 for u in self.uppers
             ],
             "lower_witness": None if witness is None else witness.to_json(),

@@ -46,6 +46,7 @@ class Statement:
     bound: float
     method: str
     claims: dict[int, float]
+    multipliers: dict[int, Array]
     lower: float
     pair: tuple[Array, Array] | None
 
@@ -96,8 +97,8 @@ def read(certificate: Any, shape: Shape, outputs: int) -> Statement:
     if bound < 0:
         raise Malformed("upper.bound is negative.")
     method = upper.get("method")
-    if method not in ("product", "jacobian"):
-        raise Malformed(f"The method {method!r} is not known; known are product and jacobian.")
+    if method not in ("product", "jacobian", "lipsdp"):
+        raise Malformed(f"The method {method!r} is not known; known are product, jacobian and lipsdp.")
     lower, pair = 0.0, None
     if top.get("lower", False) is not None:
         below = _object(top.get("lower"), "lower")
@@ -110,7 +111,8 @@ def read(certificate: Any, shape: Shape, outputs: int) -> Statement:
         _region(_object(top.get("domain"), "domain"), shape),
         bound,
         method,
-        _claims(upper.get("steps")),
+        {k: _number(v, "the gain of a step") for k, v in _steps(upper.get("steps"), "gain").items()} if method != "lipsdp" else {},
+        {k: _multipliers(v) for k, v in _steps(upper.get("steps"), "multipliers").items()} if method == "lipsdp" else {},
         lower,
         pair,
     )
@@ -156,17 +158,24 @@ def _output(value: Any, outputs: int) -> tuple[int, ...] | None:
     return tuple(value)
 
 
-def _claims(steps: Any) -> dict[int, float]:
+def _steps(steps: Any, key: str) -> dict[int, Any]:
     if not isinstance(steps, list):
         raise Malformed("upper.steps is not a list.")
-    claims: dict[int, float] = {}
+    found: dict[int, Any] = {}
     for step in steps:
         entry = _object(step, "a step of upper.steps")
         node = entry.get("node")
-        if isinstance(node, bool) or not isinstance(node, int) or node in claims or set(entry) != {"node", "gain"}:
-            raise Malformed("A step of upper.steps is not {node, gain} with a node of its own.")
-        claims[node] = _number(entry["gain"], "the gain of a step")
-    return claims
+        if isinstance(node, bool) or not isinstance(node, int) or node in found or set(entry) != {"node", key}:
+            raise Malformed(f"A step of upper.steps is not {{node, {key}}} with a node of its own.")
+        found[node] = entry[key]
+    return found
+
+
+def _multipliers(value: Any) -> Array:
+    shape = _object(value, "the multipliers of a step").get("shape")
+    if not isinstance(shape, list) or not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= _LARGEST for n in shape):
+        raise Malformed("The multipliers of a step have no shape.")
+    return _array(value, "the multipliers of a step", tuple(shape))
 
 
 def _region(domain: Mapping[str, Any], shape: Shape) -> Region:
