@@ -44,7 +44,7 @@ class LipSDP:
 
     name: str = "lipsdp"
     seconds: float = 20.0
-    largest: int = 6000
+    largest: int = 2600
     entries: int = 2**26
     exact: int = 1200
 
