@@ -14,6 +14,7 @@ from steepest.bounds import ClarkeJacobian, LipSDP, Product
 from steepest.capture.head import with_output
 from steepest.errors import SoundnessError
 from steepest.graph import Graph
+from steepest.numerics.deadline import Deadline
 from steepest.proofs.certificate import versions, write_certificate
 from steepest.proofs.check import check
 from steepest.results import Bracket, Domain, LowerBound, NetworkRecord, UpperBound
@@ -145,10 +146,10 @@ class Bracketing:
         else:
             self.progress("intervals of the Clarke Jacobian")
             uppers.append(jacobian.bound(graph, domain, norm))
-        lipsdp = LipSDP(seconds=self._left(started, self.effort.upper_seconds))
-        if min(u.value for u in uppers) < math.inf and lipsdp.applies(graph, norm):
+        if norm == 2.0 and min(u.value for u in uppers) < math.inf:
             self.progress("multipliers for slope restrictions")
-            uppers.append(lipsdp.bound(graph, domain, norm))
+            deadline = Deadline.after(self._left(started, self.effort.upper_seconds))
+            uppers.append(LipSDP(deadline=deadline).bound(graph, domain, norm))
         return tuple(uppers)
 
     def _prove(

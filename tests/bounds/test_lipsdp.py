@@ -14,7 +14,8 @@ from steepest import ops
 from steepest.bounds import LipSDP, Product
 from steepest.capture.builder import Builder
 from steepest.capture.load import load
-from steepest.ops.lure import lure_form, variables
+from steepest.numerics.deadline import Deadline
+from steepest.ops.lure import lure_system, variables
 from steepest.ops.region import enclose_domain
 from steepest.proofs.certificate import write_certificate
 from steepest.proofs.check import check
@@ -49,7 +50,7 @@ def chain(sizes, seed, activation=lambda b, x: b.relu(x)):
 
 def certify(graph, domain=None, seconds=3.0):
     domain = domain or Domain("all")
-    upper = LipSDP(seconds=seconds).bound(graph, domain, 2.0)
+    upper = LipSDP(deadline=Deadline.after(seconds)).bound(graph, domain, 2.0)
     record = graph.record()
     certificate = write_certificate(record, output=None, norm=2.0, domain=domain, upper=upper, lower=None)
     return upper, certificate, record
@@ -115,7 +116,8 @@ def test_max_pooling_with_padding_and_overlap():
     upper, certificate, record = certify(graph)
     assert upper.value <= Product().bound(graph, Domain("all"), 2.0).value
     assert check(certificate, record).holds
-    assert lure_form(graph, enclose_domain(graph, Domain("all"))).C.shape[1] == variables(graph)
+    system = lure_system(graph, enclose_domain(graph, Domain("all")))
+    assert system.size == variables(graph)
 
 
 def test_a_smaller_region_gives_a_smaller_bound_that_still_holds():

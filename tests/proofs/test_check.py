@@ -13,6 +13,7 @@ import torch
 from steepest.bounds import ClarkeJacobian, LipSDP, Product
 from steepest.capture.builder import Builder
 from steepest.capture.head import with_output
+from steepest.numerics.deadline import Deadline
 from steepest.proofs.certificate import write_certificate
 from steepest.proofs.check import check
 from steepest.results import Domain, NetworkRecord
@@ -33,7 +34,7 @@ GRAPH = _network()
 BALL = Domain("ball", centre=np.zeros((1, 1, 5, 5)), radius=0.02, norm=2.0)
 
 
-METHODS = {"product": Product(), "jacobian": ClarkeJacobian(), "lipsdp": LipSDP(seconds=2.0)}
+METHODS = {"product": Product(), "jacobian": ClarkeJacobian(), "lipsdp": LipSDP(deadline=Deadline(), steps=30)}
 
 
 @pytest.fixture(

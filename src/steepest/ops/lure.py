@@ -1,4 +1,4 @@
-"""A network as linear maps closed over slope-restricted nonlinearities: a Lur'e system, written out as matrices."""
+"""A network as linear maps closed over slope-restricted nonlinearities: a Lur'e system."""
 
 from __future__ import annotations
 
@@ -9,16 +9,54 @@ import torch
 from torch import Tensor
 
 from steepest.graph import Graph, Node
+from steepest.graph.operator import Shape
 from steepest.numerics.interval import Interval
 from steepest.ops.group_max import GroupMax
 from steepest.ops.group_sort import GroupSort
 from steepest.ops.join import Add, Concat
 from steepest.ops.kinds import Affine, Elementwise, Group, count
+from steepest.ops.signals import Flow, LinearMap, Picked, Placed, Repeated, Scaled, Signal, Through
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Differences v of one signal and z of a new variable under ``sum_{i in j} (z - middle v)_i^2 <= sum_{i in j} (radius v)_i^2``.
+
+    Args:
+        node: of the graph.
+        v: the signal that the nonlinearity reads.
+        z: the variable it gives.
+        middle, radius: of the slopes, of v's size; where only a Lipschitz constant is known, zero and the constant.
+        v_of, z_of: int64, the multiplier j that each entry of v and of z belongs to, among all.
+    """
+
+    node: int
+    v: int
+    z: int
+    middle: Tensor
+    radius: Tensor
+    v_of: Tensor
+    z_of: Tensor
+
+    @property
+    def tied(self) -> bool:
+        """Whether one multiplier stands for all entries, and nothing is known entry by entry."""
+        return self.first + 1 == self.last and max(len(self.v_of), len(self.z_of)) > 1
+
+    @property
+    def first(self) -> int:
+        """Its first multiplier."""
+        return int(self.z_of[0])
+
+    @property
+    def last(self) -> int:
+        """One past its last multiplier."""
+        return int(self.z_of[-1]) + 1
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The constraints of one node.
+    """The multipliers of one node.
 
     Args:
         node: its index.
@@ -30,7 +68,7 @@ class Part:
     node: int
     first: int
     last: int
-    shape: tuple[int, ...]
+    shape: Shape
     free: Tensor
 
     def laid_out(self, t: Tensor) -> Tensor:
@@ -41,22 +79,90 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class LureForm:
-    """Differences of a network's variables under quadratic constraints.
+class LureSystem:
+    """Differences of a network's signals at two inputs, linear but for the stages' quadratic constraints.
 
-    The variables are ``xi = (x, z)``: the input and the outputs of all nonlinearities, ``N`` numbers. For two inputs of the
-    region, the difference d of their variables obeys, for every multiplier j,
-    ``sum_{i in j} (G_i d)^2 <= sum_{i in j} (H_i d)^2``, and the output's difference is ``C d``. For an activation with slopes in
-    ``[c - r, c + r]`` and input ``V d``: ``G = e - c V``, ``H = r V``; a map that is only known to be ``gain``-Lipschitz has
-    ``G = e`` and ``H = gain V`` with one multiplier for all its entries.
+    Args:
+        signals: the input first, each after what it reads.
+        stages: in the network's order.
+        output: a signal.
+        parts: the nodes' multipliers.
+    """
+
+    signals: tuple[Signal, ...]
+    stages: tuple[Stage, ...]
+    output: int
+    parts: tuple[Part, ...]
+
+    @property
+    def multipliers(self) -> int:
+        """How many there are."""
+        return self.parts[-1].last if self.parts else 0
+
+    @property
+    def variables(self) -> tuple[int, ...]:
+        """The input and the outputs of all stages."""
+        return (0, *(s.z for s in self.stages))
+
+    @property
+    def size(self) -> int:
+        """Entries of all variables."""
+        return sum(self.signals[i].size for i in self.variables)
+
+    @property
+    def slope_products(self) -> tuple[Tensor, ...]:
+        """For each stage ``middle^2 - radius^2``, exactly zero where one end of the slopes is."""
+        return tuple(torch.where(s.middle.abs() == s.radius, 0.0, s.middle.square() - s.radius.square()) for s in self.stages)
+
+    def matrices(self, target: int, chunk: int = 512) -> dict[int, Tensor]:
+        """A signal as a linear map of the variables: for each that it depends on, ``[size of the variable, size of the signal]``."""
+        flow = Flow(self.signals)
+        basis = frozenset(self.variables)
+        found = {}
+        for i in flow.sources(target, basis):
+            size = self.signals[i].size
+            eye = torch.eye(size, dtype=torch.float64)
+            found[i] = torch.cat([flow.image(target, i, basis, eye[k : k + chunk]) for k in range(0, size, chunk)])
+        return found
+
+    def dense(self) -> DenseForm:
+        """All constraints as rows of matrices."""
+        place, at = {}, 0
+        for i in self.variables:
+            place[i] = slice(at, at + self.signals[i].size)
+            at += self.signals[i].size
+        none = torch.zeros(0, at, dtype=torch.float64)
+        gs, hs, wide = [none], [none], torch.zeros(self.signals[self.output].size, at, dtype=torch.float64)
+        for s in self.stages:
+            rows = torch.zeros(self.signals[s.v].size, at, dtype=torch.float64)
+            for i, block in self.matrices(s.v).items():
+                rows[:, place[i]] = block.T
+            g = torch.zeros(self.signals[s.z].size, at, dtype=torch.float64)
+            g[:, place[s.z]] = torch.eye(len(g), dtype=torch.float64)
+            gs.append(g if s.tied else g - s.middle[:, None] * rows)
+            hs.append(s.radius[:, None] * rows)
+        for i, block in self.matrices(self.output).items():
+            wide[:, place[i]] = block.T
+        empty = torch.zeros(0, dtype=torch.int64)
+        return DenseForm(
+            self.signals[0].size,
+            torch.cat(gs),
+            torch.cat(hs),
+            torch.cat([empty, *(s.z_of for s in self.stages)]),
+            torch.cat([empty, *(s.v_of for s in self.stages)]),
+            wide,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class DenseForm:
+    """A Lur'e system as matrices on its variables ``xi = (x, z)``: ``sum_{i in j} (G_i d)^2 <= sum_{i in j} (H_i d)^2``, output ``C d``.
 
     Args:
         inputs: entries of x.
         G, H: ``[rows, N]``, float64; G is unit lower triangular in its last ``N - inputs`` columns.
         G_of, H_of: int64 ``[rows]``, the multiplier each row belongs to.
         C: ``[outputs, N]``.
-        parts: the nodes' multipliers.
-        stages: ranges of multipliers whose rows of H read only variables of earlier stages (a maximum has several).
     """
 
     inputs: int
@@ -65,13 +171,6 @@ class LureForm:
     G_of: Tensor
     H_of: Tensor
     C: Tensor
-    parts: tuple[Part, ...]
-    stages: tuple[tuple[int, int], ...]
-
-    @property
-    def multipliers(self) -> int:
-        """How many there are."""
-        return self.parts[-1].last if self.parts else 0
 
     def decoupled(self) -> tuple[Tensor, Tensor]:
         """H and C in the variables ``(x, w = G xi)``, in which every constraint reads ``|w_j| <= |H_j (x, w)|``."""
@@ -82,63 +181,59 @@ class LureForm:
 
 
 class _Writer:
-    """Rows of the variables seen so far; a node's value is a matrix ``[N so far, *shape]``."""
-
-    def __init__(self, inputs: int) -> None:
-        self.size = self.inputs = inputs
-        self.G: list[Tensor] = []
-        self.H: list[Tensor] = []
-        self.G_of: list[Tensor] = []
-        self.H_of: list[Tensor] = []
+    def __init__(self, shape: Shape) -> None:
+        self.signals = [Signal(shape)]
+        self.stages: list[Stage] = []
         self.parts: list[Part] = []
-        self.stages: list[tuple[int, int]] = []
         self.free: list[Tensor] = []
         self.multipliers = 0
 
-    def grown(self, value: Tensor) -> Tensor:
-        """The value as a function of all variables so far."""
-        missing = self.size - len(value)
-        return value if missing == 0 else torch.cat([value, value.new_zeros(missing, *value.shape[1:])])
+    def add(self, shape: Shape, *terms: tuple[LinearMap, int]) -> int:
+        self.signals.append(Signal(shape, terms))
+        return len(self.signals) - 1
 
-    def fresh(self, count_: int) -> Tensor:
-        """New variables, as rows of the identity: ``[N, count]``."""
-        self.size += count_
-        rows = torch.zeros(self.size, count_, dtype=torch.float64)
-        rows[self.size - count_ :] = torch.eye(count_, dtype=torch.float64)
-        return rows
+    def scaled(self, v: int, by: float) -> int:
+        if by == 1.0:
+            return v
+        return self.add(self.signals[v].shape, (Scaled(torch.tensor(by, dtype=torch.float64)), v))
 
-    def constrain(self, value: Tensor, middle: Tensor, radius: Tensor) -> Tensor:
-        """New variables ``z_i = phi_i(v_i)`` with slopes in ``[middle - radius, middle + radius]``; ``[N, *shape]``."""
-        flat, middle, radius = value.flatten(1), middle.flatten(), radius.flatten()
+    def sum(self, *terms: tuple[float, int]) -> int:
+        shape = self.signals[terms[0][1]].shape
+        return self.add(shape, *((Scaled(torch.tensor(by, dtype=torch.float64)), v) for by, v in terms))
+
+    def restrict(self, node: int, v: int, middle: Tensor, radius: Tensor) -> int:
+        """``z_i = phi_i(v_i)`` with slopes in ``[middle - radius, middle + radius]``."""
+        shape, middle, radius = self.signals[v].shape, middle.flatten(), radius.flatten()
         free = radius > 0
         self.free.append(free)
-        z = self.fresh(int(free.sum()))
-        flat = self.grown(flat)
-        out = flat * middle
-        if free.any():
-            own = torch.arange(self.multipliers, self.multipliers + z.shape[1])
-            self._add(z - out[:, free], flat[:, free] * radius[free], own, own)
-            out[:, free] = z
-        return out.reshape(-1, *value.shape[1:])
+        if not free.any():
+            return self.add(shape, (Scaled(middle), v))
+        own = torch.arange(self.multipliers, self.multipliers + int(free.sum()))
+        self.multipliers += len(own)
+        if free.all():
+            z = self.add(shape)
+            self.stages.append(Stage(node, v, z, middle, radius, own, own))
+            return z
+        picked = Picked(free.nonzero()[:, 0], len(free))
+        few = self.add((len(own),), (picked, v))
+        z = self.add((len(own),))
+        self.stages.append(Stage(node, few, z, middle[free], radius[free], own, own))
+        fixed = torch.where(free, 0.0, middle)
+        terms: list[tuple[LinearMap, int]] = [(Placed(picked), z)]
+        return self.add(shape, *terms, *([(Scaled(fixed), v)] if fixed.any() else []))
 
-    def contract(self, value: Tensor, gain: float, shape: tuple[int, ...]) -> Tensor:
-        """New variables ``z = phi(v)`` of which only ``|dz| <= gain |dv|`` is known."""
-        z = self.fresh(count(shape))
+    def contract(self, node: int, v: int, gain: float, shape: Shape) -> int:
+        """``z = phi(v)`` of which only ``|dz| <= gain |dv|`` is known."""
+        z = self.add(shape)
         self.free.append(torch.ones(1, dtype=torch.bool))
-        flat = self.grown(value.flatten(1))
-        own = self.multipliers
-        self._add(z, gain * flat, torch.full((z.shape[1],), own), torch.full((flat.shape[1],), own))
-        return z.reshape(-1, *shape)
+        size = self.signals[v].size
+        of = [torch.full((n,), self.multipliers) for n in (size, count(shape))]
+        self.multipliers += 1
+        zero = torch.zeros(size, dtype=torch.float64)
+        self.stages.append(Stage(node, v, z, zero, zero + gain, *of))
+        return z
 
-    def _add(self, g: Tensor, h: Tensor, g_of: Tensor, h_of: Tensor) -> None:
-        self.G.append(g.T)
-        self.H.append(h.T)
-        self.G_of.append(g_of)
-        self.H_of.append(h_of)
-        self.stages.append((self.multipliers, int(g_of.max()) + 1))
-        self.multipliers = self.stages[-1][1]
-
-    def close(self, node: int, first: int, shape: tuple[int, ...]) -> None:
+    def close(self, node: int, first: int, shape: Shape) -> None:
         """Note which multipliers a node added."""
         if self.free:
             self.parts.append(Part(node, first, self.multipliers, shape, torch.cat(self.free)))
@@ -146,7 +241,7 @@ class _Writer:
 
 
 def variables(graph: Graph) -> int:
-    """How many variables the Lur'e form of a graph has."""
+    """How many variables the Lur'e system of a graph has at most."""
     total = count(graph.input_shape)
     for node in graph.nodes[1:]:
         if isinstance(node.op, GroupMax):
@@ -158,97 +253,98 @@ def variables(graph: Graph) -> int:
     return total
 
 
-def lure_form(graph: Graph, xs: list[Interval]) -> LureForm | None:
+def lure_system(graph: Graph, xs: list[Interval]) -> LureSystem | None:
     """Write a graph out over a region, or None where a node has no finite constant or is no map of one input.
 
     Args:
         graph: the network.
         xs: enclosures of every node over the region, of one sample.
     """
-    writer = _Writer(count(graph.input_shape))
-    values: list[Tensor | None] = [torch.eye(writer.inputs, dtype=torch.float64).reshape(-1, *graph.input_shape)]
-    last = {i: k for k, node in enumerate(graph.nodes) for i in node.inputs}
+    writer = _Writer(graph.input_shape)
+    values: list[int] = [0]
     for k, node in enumerate(graph.nodes[1:], start=1):
         first = writer.multipliers
-        value = _value(writer, node, [_present(values[i]) for i in node.inputs], [xs[i] for i in node.inputs])
+        value = _value(writer, k, node, [values[i] for i in node.inputs], [xs[i] for i in node.inputs])
         if value is None:
             return None
         values.append(value)
         if isinstance(node.op, GroupMax):
-            shape: tuple[int, ...] = (node.op.index.shape[-1] - 1, *node.shape)
+            shape: Shape = (node.op.index.shape[-1] - 1, *node.shape)
         elif isinstance(node.op, GroupSort) and node.shape[-1] == 2:
             shape = (*node.shape[:-1], 1)
         else:
             shape = node.shape if isinstance(node.op, Elementwise) else (1,)
         writer.close(k, first, shape)
-        for i in node.inputs:
-            if last[i] == k:
-                values[i] = None
-    size = writer.size
-    wide = [torch.cat([m, m.new_zeros(len(m), size - m.shape[1])], 1) for m in (*writer.G, *writer.H)]
-    none = torch.zeros(0, size, dtype=torch.float64)
-    half = len(writer.G)
-    return LureForm(
-        writer.inputs,
-        torch.cat([*wide[:half], none]),
-        torch.cat([*wide[half:], none]),
-        torch.cat([*writer.G_of, torch.zeros(0, dtype=torch.int64)]),
-        torch.cat([*writer.H_of, torch.zeros(0, dtype=torch.int64)]),
-        writer.grown(_present(values[-1]).flatten(1)).T.contiguous(),
-        tuple(writer.parts),
-        tuple(writer.stages),
-    )
+    return LureSystem(tuple(writer.signals), tuple(writer.stages), values[-1], tuple(writer.parts))
 
 
-def _present(value: Tensor | None) -> Tensor:
-    assert value is not None
-    return value
-
-
-def _value(writer: _Writer, node: Node, inputs: list[Tensor], xs: list[Interval]) -> Tensor | None:
+def _value(writer: _Writer, k: int, node: Node, inputs: list[int], xs: list[Interval]) -> int | None:
     op = node.op
     if isinstance(op, Affine):
-        return op.linear(inputs[0])
-    if isinstance(op, (Add, Concat)):
-        return op.evaluate(*(writer.grown(v) for v in inputs))
+        return writer.add(node.shape, (Through(op), inputs[0]))
+    if isinstance(op, Add):
+        return writer.sum(*((float(sign), i) for sign, i in zip(op.signs, inputs, strict=True)))
+    if isinstance(op, Concat):
+        sizes = [count(s) for s in op.in_shapes]
+        index = torch.full((sum(sizes),), -1)
+        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+        places = op.evaluate(*(torch.arange(e - n, e).reshape(s) for e, n, s in zip(ends, sizes, op.in_shapes, strict=True))).flatten()
+        index[places] = torch.arange(len(index))
+        parts = [Placed(Picked(index[e - n : e], len(index))) for e, n in zip(ends, sizes, strict=True)]
+        return writer.add(node.shape, *zip(parts, inputs, strict=True))
     if isinstance(op, Elementwise):
         slopes = op.slopes(xs[0])
         middle, radius = slopes.lo / 2 + slopes.hi / 2, slopes.hi / 2 - slopes.lo / 2
         if not (torch.isfinite(middle).all() and torch.isfinite(radius).all()):
             return None
-        return writer.constrain(inputs[0], middle.expand(op.shape), radius.expand(op.shape))
+        return writer.restrict(k, inputs[0], middle.expand(op.shape), radius.expand(op.shape))
     if isinstance(op, GroupMax):
-        return _maximum(writer, op, inputs[0])
+        return _maximum(writer, k, op, inputs[0])
     if isinstance(op, GroupSort) and op.shape[-1] == 2:
-        first, second = inputs[0][..., :1], inputs[0][..., 1:]
-        top = _larger(writer, first, second)
-        return torch.cat([writer.grown(first) + writer.grown(second) - top, top], -1)
+        places = torch.arange(count(op.shape)).reshape(-1, 2)
+        first, second = (Picked(places[:, i], count(op.shape)) for i in (0, 1))
+        shape = (*op.shape[:-1], 1)
+        a, b = (writer.add(shape, (p, inputs[0])) for p in (first, second))
+        top = _larger(writer, k, a, b)
+        least = writer.sum((1.0, a), (1.0, b), (-1.0, top))
+        return writer.add(op.shape, (Placed(first), least), (Placed(second), top))
     if isinstance(op, Group):
         gain = op.gain(2.0, xs[0])
-        return writer.contract(inputs[0], gain, op.shape) if math.isfinite(gain) else None
+        return writer.contract(k, inputs[0], gain, op.shape) if math.isfinite(gain) else None
     return None
 
 
-def _larger(writer: _Writer, a: Tensor, b: Tensor) -> Tensor:
-    """``max(a, b)`` as new variables: ``(a + b) / 2 + |a - b| / 2``, a map of ``a - b`` with slopes in [0, 1] beside b."""
-    difference, b = a - b, b
-    half = torch.full(difference.shape[1:], 0.5, dtype=torch.float64)
-    return writer.constrain(difference, half, half) + writer.grown(b)
+def _larger(writer: _Writer, k: int, a: int, b: int) -> int:
+    """``max(a, b) = b + phi(a - b)`` where phi is the positive part."""
+    difference = writer.sum((1.0, a), (-1.0, b))
+    half = torch.full((writer.signals[a].size,), 0.5, dtype=torch.float64)
+    return writer.sum((1.0, writer.restrict(k, difference, half, half)), (1.0, b))
 
 
-def _maximum(writer: _Writer, op: GroupMax, x: Tensor) -> Tensor:
+def _maximum(writer: _Writer, k: int, op: GroupMax, x: int) -> int:
     """Maxima pair by pair; an absent entry leaves the other as it is."""
-    flat = x.flatten(1)
     index = op.index.reshape(-1, op.index.shape[-1])
-    entries = [(flat[:, index[:, k].clamp(min=0)] * (index[:, k] >= 0), index[:, k] >= 0) for k in range(index.shape[1])]
+    size = writer.signals[x].size
+    entries = [(writer.add(op.shape, (_gather(index[:, i], size), x)), index[:, i] >= 0) for i in range(index.shape[1])]
+
+    def masked(v: int, keep: Tensor) -> tuple[LinearMap, int]:
+        return Scaled(keep.to(torch.float64)), v
+
     while len(entries) > 1:
         merged = []
         for (a, has_a), (b, has_b) in zip(entries[::2], entries[1::2], strict=False):
             both = has_a & has_b
-            a, b = writer.grown(a), writer.grown(b)
-            top = _larger(writer, a * both, b * both)
-            merged.append((top + writer.grown(a * (has_a & ~has_b) + b * (has_b & ~has_a)), has_a | has_b))
+            if both.all():
+                merged.append((_larger(writer, k, a, b), both))
+                continue
+            top = _larger(writer, k, *(writer.add(op.shape, masked(v, both)) for v in (a, b)))
+            rest = (masked(a, has_a & ~has_b), masked(b, has_b & ~has_a))
+            merged.append((writer.add(op.shape, masked(top, torch.ones_like(both)), *rest), has_a | has_b))
         if len(entries) % 2:
             merged.append(entries[-1])
         entries = merged
-    return writer.grown(entries[0][0]).reshape(-1, *op.shape)
+    return entries[0][0]
+
+
+def _gather(index: Tensor, size: int) -> LinearMap:
+    return Picked(index, size) if len(torch.unique(index[index >= 0])) == int((index >= 0).sum()) else Repeated(index, size)

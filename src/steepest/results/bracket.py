@@ -38,6 +38,7 @@ class UpperBound:
         seconds: wall time it took.
         blocked_by: where the bound is infinite, the node that has no finite constant over the domain.
         gap: where the method optimises, how far at most the square of the bound is above the method's optimum, relatively; or None.
+        history: (seconds since the method began, value): how it fell; the last entry is the proven value.
     """
 
     method: str
@@ -46,6 +47,7 @@ class UpperBound:
     seconds: float = 0.0
     blocked_by: str | None = None
     gap: float | None = None
+    history: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

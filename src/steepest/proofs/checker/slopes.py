@@ -3,47 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from steepest.proofs.checker import functions, groups
+from steepest.proofs.checker.blocks import BlockMatrix
 from steepest.proofs.checker.box import Array, Box, slack
-from steepest.proofs.checker.definite import definite
 from steepest.proofs.checker.linear import NodeLike, Shape, linear_part
+from steepest.proofs.checker.rows import Block, Rows, joined, total
 
-_LARGEST = 20000
+_LARGEST = 2**27
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """The value of a node as a linear map of the variables: ``[variables so far, *shape]``.
+class _Restriction:
+    """``sum t (z - middle v)^2 <= sum t (radius v)^2``; ``whole`` where only the sums over all entries are known to obey it."""
 
-    ``value`` is computed; ``most`` is at least the sum of magnitudes of the terms that went into each entry; an entry is
-    off by at most ``slack(terms) most``.
-    """
-
-    value: Array
-    most: Array
-    terms: int
-
-    def padded(self, size: int) -> _Rows:
-        missing = size - len(self.value)
-        if missing == 0:
-            return self
-        zeros = np.zeros((missing, *self.value.shape[1:]))
-        return _Rows(np.concatenate([self.value, zeros]), np.concatenate([self.most, zeros]), self.terms)
+    z: int
+    v: Rows
+    middle: Array
+    radius: Array
+    t_z: Array
+    t_v: Array
 
 
 class _Inequality:
-    """Rows g, h with multipliers, adding up to ``sum t (g g' - h h')``."""
+    """The restrictions found so far; variable 0 is the input."""
 
-    def __init__(self, inputs: int, steps: Mapping[int, Array]) -> None:
-        self.size = inputs
+    def __init__(self, steps: Mapping[int, Array]) -> None:
+        self.variables = 1
         self.steps = dict(steps)
-        self.plus: list[tuple[Array, _Rows]] = []
-        self.minus: list[tuple[Array, _Rows]] = []
+        self.restrictions: list[_Restriction] = []
 
     def multipliers(self, node: int, shape: Shape) -> Array:
         t = self.steps.pop(node, None)
@@ -53,42 +45,53 @@ class _Inequality:
             raise ValueError(f"the multipliers of node {node} are not finite, non-negative and of shape {list(shape)}")
         return t
 
-    def fresh(self, count: int) -> _Rows:
-        self.size += count
-        rows = np.zeros((self.size, count))
-        rows[self.size - count :] = np.eye(count)
-        return _Rows(rows, rows, 0)
+    def fresh(self, shape: Shape) -> Rows:
+        self.variables += 1
+        return Rows(shape, {self.variables - 1: Block(None)})
 
-    def restrict(self, v: _Rows, low: Array, high: Array, t: Array) -> _Rows:
+    def restrict(self, v: Rows, low: Array, high: Array, t: Array) -> Rows:
         """``z = phi(v)`` with slopes in [low, high], entry by entry."""
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             raise ValueError("a slope is unbounded over the domain")
-        fixed = (low == high).ravel()
-        middle = np.where(fixed, low.ravel(), (low / 2 + high / 2).ravel())
+        low, high, t = low.ravel(), high.ravel(), t.ravel()
+        fixed = low == high
+        middle = np.where(fixed, low, low / 2 + high / 2)
         # Whatever the middle is as a float, this radius reaches both ends.
-        radius = np.nextafter(np.maximum(high.ravel() - middle, middle - low.ravel()), np.inf)[~fixed]
-        shape = (-1, *v.value.shape[1:])
-        flat = _Rows(v.value.reshape(len(v.value), -1), v.most.reshape(len(v.most), -1), v.terms)
-        z = self.fresh(int((~fixed).sum()))
-        flat = flat.padded(self.size)
-        out = _Rows(flat.value * middle, flat.most * np.abs(middle), flat.terms + 1)
-        mine = _Rows(flat.value[:, ~fixed] * radius, flat.most[:, ~fixed] * radius, flat.terms + 2)
-        t = t.ravel()[~fixed]
-        self.plus.append((t, _Rows(z.value - out.value[:, ~fixed], z.most + out.most[:, ~fixed], flat.terms + 3)))
-        self.minus.append((t, mine))
+        radius = np.maximum(_difference_up(high, middle), _difference_up(middle, low))
+        if not fixed.any():
+            z = self.fresh(v.shape)
+            self.restrictions.append(_Restriction(self.variables - 1, v, middle, radius, t, t))
+            return z
         # Where the slope is one number the node is linear and needs no variable.
-        out.value[:, ~fixed], out.most[:, ~fixed] = z.value, z.most
-        return _Rows(out.value.reshape(shape), out.most.reshape(shape), out.terms)
+        straight = v.scaled(np.where(fixed, middle, 0.0).reshape(v.shape))
+        free = np.flatnonzero(~fixed)
+        if len(free) == 0:
+            return straight
+        place = np.full(len(fixed), -1)
+        place[free] = np.arange(len(free))
+        z = self.fresh((len(free),))
+        few = v.picked(free, (len(free),))
+        self.restrictions.append(_Restriction(self.variables - 1, few, middle[free], radius[free], t[free], t[free]))
+        return total([straight, z.picked(place, v.shape)], [1, 1])
 
-    def contract(self, v: _Rows, gain: float, shape: Shape, t: Array) -> _Rows:
+    def contract(self, v: Rows, gain: float, shape: Shape, t: Array) -> Rows:
         """``z = phi(v)`` with ``|dz| <= gain |dv|``."""
         if not math.isfinite(gain):
             raise ValueError("a node has no Lipschitz constant over the domain")
-        z = self.fresh(math.prod(shape))
-        flat = _Rows(v.value.reshape(len(v.value), -1), v.most.reshape(len(v.most), -1), v.terms).padded(self.size)
-        self.plus.append((np.broadcast_to(t.ravel(), z.value.shape[1:]), z))
-        self.minus.append((np.broadcast_to(t.ravel(), flat.value.shape[1:]), _Rows(flat.value * gain, flat.most * gain, flat.terms + 2)))
-        return _Rows(z.value.reshape(-1, *shape), z.most.reshape(-1, *shape), 0)
+        z = self.fresh(shape)
+        size = math.prod(v.shape)
+        of_v, of_z = (np.broadcast_to(t.ravel(), (n,)) for n in (size, math.prod(shape)))
+        self.restrictions.append(_Restriction(self.variables - 1, v, np.zeros(size), np.full(size, gain), of_z, of_v))
+        return z
+
+
+def _difference_up(a: Array, b: Array) -> Array:
+    """``a - b``, the next float above it where it is rounded."""
+    d = a - b
+    # What rounding took away, exactly (Knuth).
+    shift = d - a
+    lost = (a - (d - shift)) - (b + shift)
+    return np.where(lost == 0, d, np.nextafter(d, np.inf))
 
 
 def slopes_prove(nodes: Sequence[NodeLike], boxes: Sequence[Box], steps: Mapping[int, Array], bound: float) -> bool:
@@ -96,52 +99,43 @@ def slopes_prove(nodes: Sequence[NodeLike], boxes: Sequence[Box], steps: Mapping
 
     Differences of two inputs x and of the outputs z of all nonlinear nodes obey ``(z - c v)^2 <= r^2 v^2`` for slopes in
     ``[c - r, c + r]``, where v is a linear map of earlier variables, built here from the weights. With multipliers ``t >= 0`` the
-    matrix ``bound^2 E + sum t (g g' - h h') - C'C`` (E on the inputs, C the output's rows) is semidefinite only if
-    ``|C d| <= bound |x|``. It is scaled by powers of two to a diagonal of about one, and a Cholesky factorisation shifted by
+    matrix ``bound^2 E + sum t ((z - c v)(z - c v)' - r^2 v v') - C'C`` (E on the inputs, C the output's rows) is semidefinite only
+    if ``|C d| <= bound |x|``. It is scaled by powers of two to a diagonal of about one, and a Cholesky factorisation shifted by
     more than all rounding must run to its end.
 
     Raises:
         ValueError: saying which step is missing or unusable.
     """
-    inputs = math.prod(nodes[0].shape)
-    inequality = _Inequality(inputs, steps)
-    eye = np.eye(inputs).reshape(-1, *nodes[0].shape)
-    found: list[_Rows | None] = [_Rows(eye, eye, 0)]
+    inequality = _Inequality(steps)
+    found: list[Rows | None] = [Rows(nodes[0].shape, {0: Block(None)})]
     last = {i: k for k, node in enumerate(nodes) for i in node.inputs}
     for k, node in enumerate(nodes[1:], start=1):
         xs = [_there(found[i]) for i in node.inputs]
         found.append(_value(inequality, k, node, xs, [boxes[i] for i in node.inputs], nodes[node.inputs[0]].shape))
-        if inequality.size > _LARGEST:
-            raise ValueError(f"the network has more than {_LARGEST} variables")
+        if sum(b.value.size for r in inequality.restrictions for b in r.v.blocks.values() if b.value is not None) > _LARGEST:
+            raise ValueError(f"the network's matrices hold more than {_LARGEST} numbers")
         for i in node.inputs:
             if last[i] == k:
                 found[i] = None
     if inequality.steps:
         raise ValueError(f"a step speaks of node {min(inequality.steps)}, which needs no multipliers")
-    out = _there(found[-1]).padded(inequality.size)
-    out = _Rows(out.value.reshape(len(out.value), -1), out.most.reshape(len(out.most), -1), out.terms)
-    minus = [*inequality.minus, (np.ones(math.prod(nodes[-1].shape)), out)]
-    return _definite(inputs, inequality.size, inequality.plus, minus, bound)
+    return _definite(math.prod(nodes[0].shape), inequality.restrictions, _there(found[-1]), bound)
 
 
-def _there(rows: _Rows | None) -> _Rows:
+def _there(rows: Rows | None) -> Rows:
     assert rows is not None
     return rows
 
 
-def _value(inequality: _Inequality, k: int, node: NodeLike, xs: list[_Rows], boxes: list[Box], source: Shape) -> _Rows:
+def _value(inequality: _Inequality, k: int, node: NodeLike, xs: list[Rows], boxes: list[Box], source: Shape) -> Rows:
     linear = linear_part(node, source)
     x = xs[0]
     if linear is not None:
-        return _Rows(linear.apply(x.value), linear.apply(x.most, 0), x.terms + linear.terms + 1)
+        return x.linear(linear, node.shape)
     if node.op == "add":
-        xs = [v.padded(inequality.size) for v in xs]
-        signed = [v.value if sign > 0 else -v.value for sign, v in zip(node.attributes["signs"], xs, strict=True)]
-        return _Rows(sum(signed[1:], signed[0]), sum((v.most for v in xs[1:]), xs[0].most), max(v.terms for v in xs) + len(xs))
+        return total(xs, node.attributes["signs"])
     if node.op == "concat":
-        axis = node.attributes["axis"] + 1
-        xs = [v.padded(inequality.size) for v in xs]
-        return _Rows(np.concatenate([v.value for v in xs], axis), np.concatenate([v.most for v in xs], axis), max(v.terms for v in xs))
+        return joined(xs, node.attributes["axis"], node.shape)
     if node.op in functions.FUNCTIONS:
         slope = functions.slope_over(node.op, node.attributes, node.arrays, boxes[0])
         low, high = np.broadcast_to(slope.lo, node.shape), np.broadcast_to(slope.hi, node.shape)
@@ -150,87 +144,99 @@ def _value(inequality: _Inequality, k: int, node: NodeLike, xs: list[_Rows], box
         return _maximum(inequality, k, node, x)
     if node.op == "group_sort" and node.shape[-1] == 2:
         t = inequality.multipliers(k, (*node.shape[:-1], 1))
-        a, b = (_Rows(x.value[..., i : i + 1], x.most[..., i : i + 1], x.terms) for i in (0, 1))
+        places = np.arange(math.prod(node.shape)).reshape(-1, 2)
+        a, b = (x.picked(places[:, i], t.shape) for i in (0, 1))
         top = _larger(inequality, a, b, t)
-        a, b = a.padded(inequality.size), b.padded(inequality.size)
-        least = _Rows(a.value + b.value - top.value, a.most + b.most + top.most, max(a.terms, top.terms) + 3)
-        return _Rows(np.concatenate([least.value, top.value], -1), np.concatenate([least.most, top.most], -1), max(least.terms, top.terms))
+        least = total([a, b, top], [1, 1, -1])
+        spread = [np.where(np.arange(places.size) % 2 == i, np.arange(places.size) // 2, -1) for i in (0, 1)]
+        return total([least.picked(spread[0], node.shape), top.picked(spread[1], node.shape)], [1, 1])
     if node.op in ("multiply", "matmul"):
         raise ValueError(f"node {k} is a product of two branches, which slope restrictions do not cover")
     gain = groups.constant(node, 2.0, [1.0], boxes)
     return inequality.contract(x, gain, node.shape, inequality.multipliers(k, (1,)))
 
 
-def _larger(inequality: _Inequality, a: _Rows, b: _Rows, t: Array) -> _Rows:
+def _larger(inequality: _Inequality, a: Rows, b: Rows, t: Array) -> Rows:
     """``max(a, b) = b + phi(a - b)`` where phi is the positive part."""
-    difference = _Rows(a.value - b.value, a.most + b.most, max(a.terms, b.terms) + 2)
-    part = inequality.restrict(difference, np.zeros(t.shape), np.ones(t.shape), t)
-    b = b.padded(inequality.size)
-    return _Rows(part.value + b.value, part.most + b.most, b.terms + 2)
+    part = inequality.restrict(total([a, b], [1, -1]), np.zeros(a.shape), np.ones(a.shape), t)
+    return total([part, b], [1, 1])
 
 
-def _maximum(inequality: _Inequality, k: int, node: NodeLike, x: _Rows) -> _Rows:
+def _maximum(inequality: _Inequality, k: int, node: NodeLike, x: Rows) -> Rows:
+    """Maxima pair by pair; an absent entry leaves the other as it is."""
     index = node.arrays["index"].reshape(-1, node.arrays["index"].shape[-1])
-    t = inequality.multipliers(k, (index.shape[1] - 1, *node.shape)).reshape(index.shape[1] - 1, -1)
-    value, most = x.value.reshape(len(x.value), -1), x.most.reshape(len(x.most), -1)
-    entries = []
-    for column in index.T:
-        there = column >= 0
-        entries.append((_Rows(value[:, column] * there, most[:, column] * there, x.terms), there))
+    t = inequality.multipliers(k, (index.shape[1] - 1, *node.shape)).reshape(index.shape[1] - 1, *node.shape)
+    entries = [(x.picked(column, node.shape), (column >= 0).reshape(node.shape)) for column in index.T]
     used = 0
     while len(entries) > 1:
         merged = []
         for i in range(0, len(entries) - 1, 2):
             (a, has_a), (b, has_b) = entries[i], entries[i + 1]
-            a, b = a.padded(inequality.size), b.padded(inequality.size)
-            both, one = has_a & has_b, np.where(has_a & ~has_b, 1.0, 0.0)
-            other = np.where(has_b & ~has_a, 1.0, 0.0)
-            top = _larger(inequality, _Rows(a.value * both, a.most * both, a.terms), _Rows(b.value * both, b.most * both, b.terms), t[used])
+            both = has_a & has_b
+            if both.all():
+                top = _larger(inequality, a, b, t[used])
+            else:
+                there, a_only, b_only = (np.where(m, 1.0, 0.0) for m in (both, has_a & ~has_b, has_b & ~has_a))
+                top = _larger(inequality, a.scaled(there), b.scaled(there), t[used])
+                top = total([top, a.scaled(a_only), b.scaled(b_only)], [1, 1, 1])
             used += 1
-            a, b = a.padded(inequality.size), b.padded(inequality.size)
-            merged.append(
-                (
-                    _Rows(
-                        top.value + a.value * one + b.value * other,
-                        top.most + a.most * one + b.most * other,
-                        max(top.terms, a.terms, b.terms) + 3,
-                    ),
-                    has_a | has_b,
-                )
-            )
+            merged.append((top, has_a | has_b))
         if len(entries) % 2:
             merged.append(entries[-1])
         entries = merged
-    rows = entries[0][0].padded(inequality.size)
-    return _Rows(rows.value.reshape(-1, *node.shape), rows.most.reshape(-1, *node.shape), rows.terms)
+    return entries[0][0]
 
 
-def _stack(size: int, rows: Sequence[tuple[Array, _Rows]]) -> tuple[Array, Array]:
-    """All rows times the roots of their multipliers, and what each entry may be off by: ``[count, size]``."""
-    values, errors = [np.zeros((0, size))], [np.zeros((0, size))]
-    for t, part in rows:
-        part = part.padded(size)
-        root = np.sqrt(t)[:, None]
-        values.append(root * part.value.T)
-        # The root and the product add two roundings.
-        errors.append(2 * slack(part.terms + 4) * root * part.most.T)
-    return np.concatenate(values), np.concatenate(errors)
-
-
-def _definite(inputs: int, size: int, plus: Sequence[tuple[Array, _Rows]], minus: Sequence[tuple[Array, _Rows]], bound: float) -> bool:
+def _definite(inputs: int, restrictions: Sequence[_Restriction], out: Rows, bound: float) -> bool:
     if not (math.isfinite(bound) and bound > 0):
         return False
-    (g, g_off), (h, h_off) = _stack(size, plus), _stack(size, minus)
-    matrix = g.T @ g - h.T @ h
+    matrix = BlockMatrix()
     square = bound * bound * (1 - 4 * slack(1))
-    matrix[np.arange(inputs), np.arange(inputs)] += square
-    diagonal = np.diagonal(matrix)
-    if not (np.isfinite(matrix).all() and (diagonal > 1e-280).all() and (diagonal < 1e280).all()):
-        return False
-    scale = np.exp2(-np.round(np.log2(diagonal) / 2))
-    error = 0.0
-    for rows, off in ((g, g_off), (h, h_off)):
-        mass, lost = (float(np.linalg.norm(m * scale)) * (1 + slack(m.size)) for m in (rows, off))
-        error += slack(len(rows) + 8) * mass * mass + (2 * mass + lost) * lost
-    error += slack(4) * (square * float((scale[:inputs] ** 2).max()) + 4.0)
-    return definite((matrix * scale[:, None] * scale)[None], error * (1 + slack(16)))
+    matrix.add(0, 0, np.full(inputs, square))
+    # For every block: what its entries may be off by, to be scaled; and for sums of squares, by the variables' own entries.
+    sides: list[tuple[int, int, Array, float]] = []
+    masses: list[tuple[int, Array]] = []
+    # Adding up contributions rounds each of them once more.
+    count = len(restrictions) + 4
+    for r in restrictions:
+        matrix.add(r.z, r.z, r.t_z)
+        for b, value, most in _flat(r.v):
+            weight = r.t_v * r.middle
+            if weight.any():
+                matrix.add(r.z, b, -weight[:, None] * value.T)
+                sides.append((r.z, b, np.abs(weight)[:, None] * most.T, slack(r.v.terms + 8 + count)))
+        # Exactly zero where one end of the slopes is.
+        product = np.where(np.abs(r.middle) == r.radius, 0.0, (r.middle - r.radius) * (r.middle + r.radius))
+        if product.any():
+            weight = np.where(product == 0, 0.0, r.middle**2 + r.radius**2)
+            _products(matrix, masses, r.v, r.t_v * product, r.t_v * weight, count)
+    one = np.ones(math.prod(out.shape))
+    _products(matrix, masses, out, -one, one, count)
+    variables = [i for i, j in matrix.blocks if i == j]
+    for i in variables:
+        d = matrix.diagonal(i)
+        if not ((d > 1e-280).all() and (d < 1e280).all()):
+            return False
+    scale = {i: np.exp2(-np.round(np.log2(matrix.diagonal(i)) / 2)) for i in variables}
+    beside = sum((s * float(np.linalg.norm(most * scale[z][:, None] * scale[b])) * (1 + slack(most.size))) ** 2 for z, b, most, s in sides)
+    error = math.sqrt(2 * beside) + sum(float((m * scale[b] ** 2).sum()) * (1 + slack(m.size)) for b, m in masses)
+    # The multipliers and the bound itself, on the diagonal.
+    error = error * (1 + slack(count)) + slack(count) * (4.0 + float((scale[0] ** 2).max(initial=0.0)) * square)
+    return matrix.scaled(scale).semidefinite(error * (1 + slack(64)))
+
+
+def _flat(rows: Rows) -> Iterator[tuple[int, Array, Array]]:
+    for b, block in rows.blocks.items():
+        value, most = block.full(rows.shape)
+        yield b, value.reshape(len(value), -1), most.reshape(len(most), -1)
+
+
+def _products(matrix: BlockMatrix, masses: list[tuple[int, Array]], rows: Rows, weight: Array, size: Array, count: int) -> None:
+    """Add ``sum weight v v'``; its error is at most ``sum slack size |most|^2`` in the scaled spectral norm."""
+    blocks = list(_flat(rows))
+    off = slack(len(weight) + 2 * rows.terms + 16 + count)
+    for b, value, most in blocks:
+        for c, other, _ in blocks:
+            if c <= b:
+                matrix.add(b, c, (value * weight) @ other.T)
+        masses.append((b, off * (most**2 * size).sum(1) * (1 + slack(len(size)))))

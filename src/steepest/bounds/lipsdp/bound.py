@@ -1,0 +1,146 @@
+"""LipSDP on any graph: multipliers for the slope restriction of every nonlinearity, optimised as far as time allows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from steepest.bounds.lipsdp.first_order import minimise
+from steepest.bounds.lipsdp.proof import Proof
+from steepest.bounds.lipsdp.propagation import Propagation
+from steepest.graph import Graph
+from steepest.numerics.deadline import Deadline
+from steepest.numerics.interior_point import Iterate, QuadraticProgram
+from steepest.ops.lure import DenseForm, LureSystem, lure_system
+from steepest.ops.region import enclose_domain
+from steepest.ops.signals import Flow
+from steepest.results import Domain, Step, UpperBound
+
+
+@dataclass(frozen=True)
+class LipSDP:
+    """The least l2 bound that slope restrictions prove, from one multiplier per neuron.
+
+    Every activation with slopes in ``[c - r, c + r]`` over the domain obeys ``t ((z - c v)^2 - r^2 v^2) <= 0`` for differences of
+    its input v and output z and any ``t >= 0``; summed over all neurons, ``|f(x) - f(y)|^2 <= rho |x - y|^2`` where
+    ``rho E + sum_j t_j P_j - C'C`` is positive semidefinite. Any multipliers are a proof. A maximum enters as ``b + max(a - b, 0)`` pair
+    by pair; other maps of groups (softmax, normalisation) by their Lipschitz constant, with one multiplier.
+
+    The multipliers are found by covariance propagation, always feasible, with Adam on its free parameters; where the
+    program is small enough an interior point takes over and stops at the optimum of LipSDP-Neuron.
+
+    Args:
+        deadline: when to return the best so far.
+        steps: most first-order steps.
+        exact: most variables for the interior point, after inputs that the network does not tell apart are merged.
+        largest: most entries of a signal whose covariance is held dense.
+        entries: most numbers in the blocks of the matrix that is the proof.
+
+    Source: Fazlyab et al. 2019 (LipSDP-Neuron); Xu and Sivaranjani 2024 (ECLipsE), of which the propagation is the general form.
+    """
+
+    name: str = "lipsdp"
+    deadline: Deadline = field(default_factory=lambda: Deadline.after(20.0))
+    steps: int = 2000
+    exact: int = 1200
+    largest: int = 4200
+    entries: int = 3 * 2**25
+
+    def bound(self, graph: Graph, domain: Domain, norm: float) -> UpperBound:
+        """Bound ``|f(x) - f(y)|_2 <= L |x - y|_2`` for x, y in the domain, which must be convex.
+
+        Args:
+            graph: the network.
+            domain: where x and y lie.
+            norm: 2.
+
+        Returns:
+            The bound with the multipliers of every nonlinear node as steps; infinite where a node has no finite slope, where the
+            matrices would be too large, or where rounding leaves nothing to prove.
+        """
+        assert norm == 2.0
+        started = time.perf_counter()
+        system = lure_system(graph, enclose_domain(graph, domain))
+        if system is None or not self._fits(system):
+            return UpperBound(self.name, math.inf, (), time.perf_counter() - started)
+        history: list[tuple[float, float]] = []
+
+        def seen(rho: float) -> None:
+            if rho > 0 and (not history or rho < history[-1][1] ** 2):
+                history.append((time.perf_counter() - started, math.sqrt(rho)))
+
+        value, t, least = self._optimise(system, seen)
+        gap = max(0.0, 1.0 - least / value**2) if 0.0 < least and value < math.inf else None
+        steps = tuple(Step(p.node, {"multipliers": p.laid_out(t).numpy()}) for p in system.parts)
+        taken = time.perf_counter() - started
+        if value < math.inf:
+            history = [(s, max(v, value)) for s, v in history] + [(taken, value)]
+        return UpperBound(self.name, value, steps, taken, None, gap, tuple(history))
+
+    def _fits(self, system: LureSystem) -> bool:
+        flow, basis = Flow(system.signals), frozenset(system.variables)
+        blocks = ((target, source) for target in (*(s.v for s in system.stages), system.output) for source in flow.sources(target, basis))
+        if sum(system.signals[a].size * system.signals[b].size for a, b in blocks) > self.entries:
+            return False
+        return Propagation(system).plan.largest <= self.largest
+
+    def _optimise(self, system: LureSystem, seen: Callable[[float], None]) -> tuple[float, Tensor, float]:
+        """The least proven bound, its multipliers, and what is known of the least rho from below."""
+        proof = Proof(system)
+        exact = Propagation(system)
+        small = system.size <= 3 * self.exact
+        form = system.dense() if small else None
+        if not system.stages:
+            value, t = proof.best(torch.zeros(0, dtype=torch.float64), exact, form)
+            return value, t, 0.0
+        program = None if form is None else _merged_inputs(form, system.multipliers)
+        if program is not None and program.C.shape[1] > self.exact:
+            program = None
+        # Float32 holds where slopes vary by as much everywhere; its result is only a proposal.
+        even = all((s.radius >= 1e-3 * max(1e-3, s.radius.max().item())).all() for s in system.stages)
+        first = Propagation(system, torch.float32) if even and exact.plan.largest > 400 else exact
+        found = minimise(
+            first,
+            self.deadline.share(0.1 if program is not None else 0.85),
+            seen,
+            steps=min(self.steps, 100) if program is not None else self.steps,
+        )
+        if found is None:
+            return math.inf, torch.zeros(system.multipliers, dtype=torch.float64), 0.0
+        value, t = proof.best(1.0 / torch.cat(found), exact, None)
+        if program is None or value == math.inf:
+            return value, t, 0.0
+        assert form is not None
+        least = 0.0
+        # The last iterate can be too close to the boundary to be proven in floating point; the ones before are further inside.
+        last: deque[Iterate] = deque(maxlen=6)
+        for iterate in program.solve(1.5 * t, 1.8 * value**2):
+            last.append(iterate)
+            seen(iterate.rho)
+            if self.deadline.passed():
+                break
+        for iterate in reversed(last):
+            if iterate.residual < 1e-4:
+                least = max(least, iterate.rho * (1.0 - iterate.gap - iterate.residual))
+            proven, used = proof.best(iterate.t, None, form)
+            if proven < value:
+                value, t = proven, used
+        return value, t, least
+
+
+def _merged_inputs(form: DenseForm, multipliers: int) -> QuadraticProgram:
+    """The program in the fewest coordinates of x: an orthogonal change, dropping directions nobody reads."""
+    n = form.inputs
+    H, C = form.decoupled()
+    reads = torch.cat([H[:, :n], C[:, :n]])
+    values, vectors = torch.linalg.eigh(reads.T @ reads)
+    kept = values > 1e-26 * values[-1].clamp(min=1e-300)
+    basis = vectors[:, kept] if kept.any() else vectors[:, -1:]
+    H, C = (torch.cat([m[:, :n] @ basis, m[:, n:]], 1) for m in (H, C))
+    return QuadraticProgram(basis.shape[1], H, C, form.G_of, form.H_of, multipliers)
