@@ -86,7 +86,7 @@ def _factored(blocks: Mapping[tuple[int, int], Tensor], sizes: Mapping[int, int]
         sides = {j: left.pop((j, i)) if (j, i) in left else left.pop((i, j)).mT for j in near[i]}
         if pivot.ndim == 1:
             if not (pivot > 0).all():
-                return False
+                return None
             root = pivot.sqrt()
             sides = {j: s / root for j, s in sides.items()}
             rows[i] = rows[i] + root
@@ -94,7 +94,7 @@ def _factored(blocks: Mapping[tuple[int, int], Tensor], sizes: Mapping[int, int]
         else:
             factor, info = torch.linalg.cholesky_ex(pivot)
             if info.item() != 0:
-                return False
+                return None
             sides = {j: torch.linalg.solve_triangular(factor, s.mT, upper=False).mT for j, s in sides.items()}
             size = factor.abs()
             rows[i], column = rows[i] + size.sum(1), size.sum(0)
