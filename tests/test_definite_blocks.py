@@ -1,5 +1,7 @@
 """Both proofs of definiteness by blocks agree with eigenvalues, and say yes only where there is room for rounding."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -13,12 +15,12 @@ SIZES = (5, 70, 3, 40, 130)
 def sparse(rng):
     """A random matrix with unit diagonal, some blocks absent, some diagonal blocks diagonal."""
     ends = np.cumsum((0, *SIZES))
-    place = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    place = [slice(a, b) for a, b in itertools.pairwise(ends)]
     full = rng.normal(size=(ends[-1], 2 * ends[-1]))
     full = full @ full.T
     thin = {i for i in range(len(SIZES)) if rng.random() < 0.3}
     for i, a in enumerate(place):
-        for j, b in enumerate(place[:i]):
+        for b in place[:i]:
             if rng.random() < 0.5:
                 full[a, b], full[b, a] = 0.0, 0.0
         if i in thin:

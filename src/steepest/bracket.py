@@ -45,7 +45,7 @@ LIMIT_SHARE = 0.8
 
 EFFORTS: dict[str, Effort] = {
     "fast": Effort(3.0, 16, 5.0),
-    "normal": Effort(12.0, 32, 15.0),
+    "normal": Effort(12.0, 32, 25.0),
     "high": Effort(60.0, 64, 240.0),
 }
 """What ``--effort`` means."""

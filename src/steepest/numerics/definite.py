@@ -41,7 +41,7 @@ def proves_semidefinite_blocks(blocks: Mapping[tuple[int, int], Tensor], error: 
     A Cholesky factorisation that skips zero blocks and takes them in another order is one of a permuted matrix, with the same
     bound for its backward error: ``gamma |L| |L'|`` entry by entry, so ``gamma |L|_1 |L|_inf`` in the spectral norm (Higham 2002,
     theorem 10.3), which for large sparse matrices is far less than the trace. The order is chosen greedily by the work of the
-    next elimination.
+    next elimination and of factoring the diagonal blocks that it fills.
 
     Args:
         blocks: ``[n_i, n_j]`` for ``i >= j``, float64, absent where zero; ``[n_i]`` for a diagonal block without off-diagonal entries.
@@ -79,7 +79,8 @@ def _factored(blocks: Mapping[tuple[int, int], Tensor], sizes: Mapping[int, int]
         def work(i: int, near: dict[int, list[int]] = near) -> float:
             around = sum(sizes[j] for j in near[i])
             thin = left[i, i].ndim == 1
-            return (0.0 if thin else sizes[i] ** 3 / 3.0 + sizes[i] ** 2 * around) + sizes[i] * float(around) ** 2
+            filled = sum(sizes[j] ** 3 / 3.0 for j in near[i] if left[j, j].ndim == 1)
+            return (0.0 if thin else sizes[i] ** 3 / 3.0 + sizes[i] ** 2 * around) + sizes[i] * float(around) ** 2 + filled
 
         i = min(sorted(remaining), key=work)
         pivot = left.pop((i, i))

@@ -15,7 +15,7 @@ from steepest.ops.group_max import GroupMax
 from steepest.ops.group_sort import GroupSort
 from steepest.ops.join import Add, Concat
 from steepest.ops.kinds import Affine, Elementwise, Group, count
-from steepest.ops.signals import Flow, LinearMap, Picked, Placed, Repeated, Scaled, Signal, Through
+from steepest.ops.signals import Flow, LinearMap, Picked, Placed, Repeated, Scaled, Signal, Through, unit_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +121,7 @@ class LureSystem:
         found = {}
         for i in flow.sources(target, basis):
             size = self.signals[i].size
-            eye = torch.eye(size, dtype=torch.float64)
-            found[i] = torch.cat([flow.image(target, i, basis, eye[k : k + chunk]) for k in range(0, size, chunk)])
+            found[i] = torch.cat([flow.image(target, i, basis, unit_rows(size, k, chunk)) for k in range(0, size, chunk)])
         return found
 
     def dense(self) -> DenseForm:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from steepest.graph.operator import Shape
@@ -176,3 +177,10 @@ class Flow:
                     part = m.transpose(value)
                     values[j] = values[j] + part if j in values else part
         return values
+
+
+def unit_rows(size: int, first: int, most: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Rows ``first, ..., first + most - 1`` of the identity, or as many as there are."""
+    rows = torch.zeros(max(0, min(most, size - first)), size, dtype=dtype)
+    rows.diagonal(first).fill_(1.0)
+    return rows

@@ -105,12 +105,13 @@ class LipSDP:
         # Float32 holds where slopes vary by as much everywhere; its result is only a proposal.
         even = all((s.radius >= 1e-3 * max(1e-3, s.radius.max().item())).all() for s in system.stages)
         first = Propagation(system, torch.float32) if even and exact.plan.largest > 400 else exact
-        found = minimise(
-            first,
-            self.deadline.share(0.1 if program is not None else 0.85),
-            seen,
-            steps=min(self.steps, 100) if program is not None else self.steps,
-        )
+        # The interior point has the rest of the time; or a pass and a factorisation in float64 have it.
+        if program is None:
+            deadline, steps = self.deadline, self.steps
+        else:
+            share, steps = (0.1, 100) if program.C.shape[1] <= 600 else (0.35, 400)
+            deadline, steps = self.deadline.share(share), min(self.steps, steps)
+        found = minimise(first, deadline, seen, steps=steps, reserve=8.0 if first is not exact else 3.0)
         if found is None:
             return math.inf, torch.zeros(system.multipliers, dtype=torch.float64), 0.0
         value, t = proof.best(1.0 / torch.cat(found), exact, None)

@@ -13,8 +13,11 @@ from torch import Tensor
 from steepest.bounds.lipsdp.propagation import Infeasible, OutOfTime, Propagation
 from steepest.numerics.deadline import Deadline
 
-RATE = 0.05
-"""Of the logarithms of the multipliers. At twice this, convolutional networks come to a halt far from the optimum."""
+RATE = 0.1
+"""Of the logarithms of the multipliers."""
+
+LOSS = 1.2
+"""A step that leaves rho this much above the best is taken back."""
 
 
 def minimise(
@@ -29,7 +32,7 @@ def minimise(
     """Multipliers ``1 / D`` with a small rho, up to a common factor.
 
     What is minimised is ``log`` of a p-norm of the output covariance's eigenvalues, p growing from 20 to 200 as the rate falls by a
-    cosine; where a step fails or loses a third, it starts again from the best with half the rate.
+    cosine; where a step fails or loses too much, it starts again from the best with half the rate.
 
     Args:
         propagation: of the network.
@@ -66,7 +69,7 @@ def minimise(
             best, found, kept = rho, [x.double().clone() for x in d], [x.clone() for x in state]
             seen(rho)
         count += 1
-        if not rho < 1.77 * best:
+        if not rho < LOSS * best:
             if found is None:
                 return None
             for x, y, m, v in zip(state, kept, first, second, strict=True):

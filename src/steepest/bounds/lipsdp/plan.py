@@ -116,19 +116,29 @@ def plan(system: LureSystem, wide: bool = True) -> Plan:
 
 
 def _readers(flow: Flow, signals: Sequence[Signal], b: int, targets: Sequence[int], members: Sequence[int]) -> list[int]:
-    """The signals that read b directly and that the targets need."""
+    """The signals through which the targets depend on b, each as far on as it does not grow and nothing else joins."""
     cut = frozenset(members)
     seen: set[int] = set()
     todo = [t for t in targets if t not in cut]
-    readers: set[int] = set()
+    needed_by: dict[int, set[int]] = {}
     while todo:
         i = todo.pop()
         if i in seen or i in cut:
             continue
         seen.add(i)
-        if any(j == b for _, j in signals[i].terms):
-            readers.add(i)
-        todo += [j for _, j in signals[i].terms]
+        for _, j in signals[i].terms:
+            needed_by.setdefault(j, set()).add(i)
+            todo.append(j)
+    readers = set()
+    for r in needed_by.get(b, ()):
+        best = here = r
+        while here not in targets and len(needed_by.get(here, ())) == 1:
+            (here,) = needed_by[here]
+            if not set(flow.sources(here, cut)) <= {b}:
+                break
+            if signals[here].size <= signals[best].size:
+                best = here
+        readers.add(best)
     return sorted(readers)
 
 

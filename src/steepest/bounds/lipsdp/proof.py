@@ -83,8 +83,11 @@ class Proof:
                 self._products(blocks, mass, rows, t_v * product)
                 if not s.tied:
                     _squares(curved, rows, t_v * (s.middle.square() + s.radius.square()) * (product != 0))
-        one = torch.ones(system.signals[system.output].size, dtype=torch.float64)
-        self._products(blocks, mass, self.output, -one)
+        # Minus C'C as a Schur complement, so that a variable which only the output reads keeps its diagonal block.
+        last = len(system.signals)
+        blocks[last, last] = torch.ones(system.signals[system.output].size, dtype=torch.float64)
+        for b, v in self.output.items():
+            _add(blocks, last, b, v.mT)
         diagonals = {i: b if b.ndim == 1 else b.diagonal() for (i, j), b in blocks.items() if i == j}
         if not all(((d > 1e-280) & (d < 1e280)).all() for d in diagonals.values()):
             return False

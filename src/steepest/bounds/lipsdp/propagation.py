@@ -16,7 +16,7 @@ from torch import Tensor
 from steepest.bounds.lipsdp.plan import Known, Narrow, Wide, plan
 from steepest.numerics.deadline import Deadline
 from steepest.ops.lure import LureSystem, Stage
-from steepest.ops.signals import Flow
+from steepest.ops.signals import Flow, unit_rows
 
 
 class OutOfTime(Exception):
@@ -55,7 +55,7 @@ class Propagation:
         size = self.plan.signals[target].size
         parts = []
         for k in range(0, size, self.chunk):
-            eye = torch.eye(min(self.chunk, size - k), size, dtype=self.dtype).roll(k, 1)
+            eye = unit_rows(size, k, self.chunk, self.dtype)
             back = self.flow.pullback(target, basis, eye, source)[source]
             parts.append(self.flow.image(other, source, basis, back * diagonal))
         return torch.cat(parts)
@@ -65,7 +65,7 @@ class Propagation:
         size = self.plan.signals[source].size
         parts = []
         for k in range(0, size, self.chunk):
-            eye = torch.eye(min(self.chunk, size - k), size, dtype=self.dtype).roll(k, 1)
+            eye = unit_rows(size, k, self.chunk, self.dtype)
             there = self.flow.image(stage.v, source, basis, eye) * weight
             parts.append(self.flow.pullback(stage.v, basis, there, source)[source])
         return torch.cat(parts)

@@ -77,7 +77,7 @@ class BlockMatrix:
         widest = 0.0
         while remaining:
             near = {i: sorted(j for j in remaining if j != i and ((i, j) in left or (j, i) in left)) for i in remaining}
-            i = min(sorted(remaining), key=lambda i, near=near: _work(sizes, near[i], i, left[i, i].ndim == 1))
+            i = min(sorted(remaining), key=lambda i, near=near: _work(left, near[i], i))
             pivot = left.pop((i, i))
             sides = {j: left.pop((j, i)) if (j, i) in left else left.pop((i, j)).T for j in near[i]}
             if sum(s.size for s in sides.values()) + sum(b.size for b in left.values()) > _LARGEST:
@@ -111,9 +111,11 @@ class BlockMatrix:
         return widest * max(float(r.max(initial=0.0)) for r in rows.values()) * (1 + slack(2 * sum(sizes.values())))
 
 
-def _work(sizes: dict[int, int], near: list[int], i: int, thin: bool) -> float:
-    around = float(sum(sizes[j] for j in near))
-    return (0.0 if thin else sizes[i] ** 3 / 3 + sizes[i] ** 2 * around) + sizes[i] * around**2
+def _work(left: dict[tuple[int, int], Array], near: list[int], i: int) -> float:
+    """Of eliminating a block, and of factoring the diagonal blocks that it fills."""
+    size, around = len(left[i, i]), float(sum(len(left[j, j]) for j in near))
+    filled = sum(len(left[j, j]) ** 3 / 3 for j in near if left[j, j].ndim == 1)
+    return (0.0 if left[i, i].ndim == 1 else size**3 / 3 + size**2 * around) + size * around**2 + filled
 
 
 def _square(b: Array) -> Array:

@@ -54,6 +54,9 @@ class Rows:
 
     def linear(self, node: Linear, shape: Shape) -> Rows:
         """Through an affine node, without its bias."""
+        if node.node.op == "reshape":
+            kept = {b: Block(*(None if m is None else m.reshape(-1, *shape) for m in (c.value, c.most))) for b, c in self.blocks.items()}
+            return Rows(shape, kept, self.terms)
         return self.through(node.apply, shape, node.terms)
 
     def scaled(self, weight: Array) -> Rows:

@@ -210,8 +210,12 @@ def _definite(inputs: int, restrictions: Sequence[_Restriction], out: Rows, boun
         if product.any():
             weight = np.where(product == 0, 0.0, r.middle**2 + r.radius**2)
             _products(matrix, masses, r.v, r.t_v * product, r.t_v * weight, count)
-    one = np.ones(math.prod(out.shape))
-    _products(matrix, masses, out, -one, one, count)
+    # Minus C'C as a Schur complement, so that a variable which only the output reads keeps its diagonal block.
+    last = 1 + max((r.z for r in restrictions), default=0)
+    matrix.add(last, last, np.ones(math.prod(out.shape)))
+    for b, value, most in _flat(out):
+        matrix.add(last, b, value.T)
+        sides.append((last, b, most.T, slack(out.terms + 8 + count)))
     variables = [i for i, j in matrix.blocks if i == j]
     for i in variables:
         d = matrix.diagonal(i)
