@@ -119,8 +119,13 @@ class LureSystem:
         flow = Flow(self.signals)
         basis = frozenset(self.variables)
         found = {}
+        rows = self.signals[target].size
         for i in flow.sources(target, basis):
             size = self.signals[i].size
+            if rows < size:
+                back = [flow.pullback(target, basis, unit_rows(rows, k, chunk), i)[i] for k in range(0, rows, chunk)]
+                found[i] = torch.cat(back).mT.contiguous()
+                continue
             found[i] = torch.cat([flow.image(target, i, basis, unit_rows(size, k, chunk)) for k in range(0, size, chunk)])
         return found
 

@@ -57,6 +57,15 @@ class Rows:
         if node.node.op == "reshape":
             kept = {b: Block(*(None if m is None else m.reshape(-1, *shape) for m in (c.value, c.most))) for b, c in self.blocks.items()}
             return Rows(shape, kept, self.terms)
+        rows, size = math.prod(shape), math.prod(self.shape)
+        if rows < size and any(c.value is None for c in self.blocks.values()):
+            # By its few rows instead of its many columns; again nothing is added up.
+            units = (np.eye(min(_CHUNK, rows - k), rows, k).reshape(-1, *shape) for k in range(0, rows, _CHUNK))
+            turned = np.concatenate([np.zeros((0, size)), *(node.transpose(u).reshape(-1, size) for u in units)])
+            whole = Block(np.ascontiguousarray(turned.T).reshape(size, *shape))
+            others = Rows(self.shape, {b: c for b, c in self.blocks.items() if c.value is not None}, self.terms)
+            found = dict(others.through(node.apply, shape, node.terms).blocks)
+            return Rows(shape, {**found, **{b: whole for b, c in self.blocks.items() if c.value is None}}, self.terms + node.terms + 1)
         return self.through(node.apply, shape, node.terms)
 
     def scaled(self, weight: Array) -> Rows:
