@@ -19,6 +19,7 @@ from steepest.capture.load import Loaded, load
 from steepest.errors import UsageError
 from steepest.example import train_digits
 from steepest.graph import Graph
+from steepest.numerics.deadline import Deadline
 from steepest.proofs.certificate import load_certificate
 from steepest.proofs.check import Verdict
 from steepest.proofs.check import check as check_against
@@ -47,6 +48,7 @@ def bound(
     data: Array | None = None,
     seed: int = 0,
     progress: Progress = lambda stage: None,
+    stop: Deadline | None = None,
 ) -> Bracket:
     """Bracket ``L = sup |f(x) - f(y)|_p / |x - y|_p`` over a convex set of inputs: all of them, a box, or a ball.
 
@@ -60,11 +62,13 @@ def bound(
         radius: of the ball, in the same norm.
         box: ``(lo, hi)``, numbers or arrays of one input's shape.
         output: None for all outputs, ``i`` for one, ``(i, j)`` for ``f_i - f_j`` (positions in the flattened output).
-        effort: ``fast``, ``normal`` or ``high``: how long the search for a steep pair of inputs takes (3, 12 or 60 s).
+        effort: ``fast``, ``normal`` or ``high``: how long the search for a steep pair of inputs takes (3, 12 or 60 s), and how long
+            the bounds that optimise do (5, 25 or 240 s).
         time_limit: seconds for the whole; what does not fit is left out and a note says so.
         data: ``[n, *input_shape]``, typical inputs; the search starts from them.
         seed: of the search.
         progress: called with a phrase as each stage begins.
+        stop: ``stop.stop(reason)``, from a signal handler or another thread, ends the run early with the best so far.
 
     Returns:
         A ``Bracket`` whose both ends are proven. ``upper`` is infinite where the network has no constant that these bounds
@@ -84,7 +88,7 @@ def bound(
     domain = make_domain(loaded.graph.input_shape, p, at, radius, box)
     chosen = (output,) if isinstance(output, int) else output
     inputs = None if data is None else as_batch(data, loaded.graph.input_shape)
-    bracketing = Bracketing(EFFORTS[effort], time_limit, seed, progress)
+    bracketing = Bracketing(EFFORTS[effort], time_limit, seed, progress, stop or Deadline())
     return bracketing.run(loaded.graph, domain, p, chosen, inputs, loaded.name)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -63,12 +63,14 @@ class Bracketing:
         time_limit: seconds for the whole, or None. Past it, the remaining bounds are skipped and a note says so.
         seed: of the search.
         progress: told of each stage.
+        stop: once asked, searches and bounds end with the best they have, and that is proven and returned.
     """
 
     effort: Effort = EFFORTS["normal"]
     time_limit: float | None = None
     seed: int = 0
     progress: Progress = lambda stage: None
+    stop: Deadline = field(default_factory=Deadline)
 
     def run(
         self,
@@ -99,9 +101,9 @@ class Bracketing:
         notes: list[str] = []
         uppers = self._uppers(headed, domain, norm, started, notes)
         self.progress("searching for a witness")
-        witness = GradientAscent(seconds=self._left(started, self.effort.seconds), starts=self.effort.starts, seed=self.seed).search(
-            headed, domain, norm, data
-        )
+        witness = GradientAscent(
+            seconds=self._left(started, self.effort.seconds), starts=self.effort.starts, stop=self.stop, seed=self.seed
+        ).search(headed, domain, norm, data)
         self._compare(record, domain, norm, output, uppers, witness)
 
         self.progress("checking the certificate")
@@ -125,8 +127,13 @@ class Bracketing:
             checked=True,
             notes=tuple(notes),
             name=name,
-            limited=self.time_limit is not None and time.perf_counter() - started >= LIMIT_SHARE * self.time_limit,
+            limited=self._limited(started),
         )
+
+    def _limited(self, started: float, share: float = LIMIT_SHARE) -> bool:
+        """Whether somebody asked to stop, or the time limit is reached."""
+        late = self.time_limit is not None and time.perf_counter() - started >= share * self.time_limit
+        return bool(self.stop.asked) or late
 
     def _left(self, started: float, wanted: float) -> float:
         """Seconds for a stage within the whole limit; never quite none."""
@@ -141,14 +148,14 @@ class Bracketing:
         if not jacobian.applies(graph):
             size = f"{math.prod(graph.shape)} x {math.prod(graph.input_shape)}"
             notes.append(f"The Clarke-Jacobian interval bound was left out: the Jacobian has {size} entries; ask for one output.")
-        elif self.time_limit is not None and time.perf_counter() - started > self.time_limit:
-            notes.append(f"The time limit of {self.time_limit:g} s was reached: the Clarke-Jacobian interval bound was left out.")
+        elif self._limited(started, 1.0):
+            notes.append("Time was up before the Clarke-Jacobian interval bound, which was left out.")
         else:
             self.progress("intervals of the Clarke Jacobian")
             uppers.append(jacobian.bound(graph, domain, norm))
         if norm == 2.0 and min(u.value for u in uppers) < math.inf:
             self.progress("multipliers for slope restrictions")
-            deadline = Deadline.after(self._left(started, self.effort.upper_seconds))
+            deadline = self.stop.within(self._left(started, self.effort.upper_seconds))
             uppers.append(LipSDP(deadline=deadline).bound(graph, domain, norm))
         return tuple(uppers)
 

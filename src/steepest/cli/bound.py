@@ -14,6 +14,7 @@ from steepest import api
 from steepest.capture.data import load_array, load_data
 from steepest.cli import options
 from steepest.cli.files import write_text
+from steepest.cli.interrupt import interruptible
 from steepest.cli.screen import console, print_json, progress_bar
 from steepest.errors import LimitError, ThresholdError, UsageError
 from steepest.report.numbers import lower_text, upper_text
@@ -43,7 +44,7 @@ def bound(
     options.use_threads(threads)
     if certificate is not None and not certificate.resolve().parent.is_dir():
         raise UsageError(f"there is no folder {certificate.resolve().parent} to write the certificate into")
-    with progress_bar() as tell:
+    with progress_bar() as tell, interruptible() as stop:
         tell("reading the model", None)
         bracket = api.bound(
             model,
@@ -59,6 +60,7 @@ def bound(
             data=None if data is None else load_data(data).x,
             seed=seed,
             progress=lambda stage: tell(stage, None),
+            stop=stop,
         )
     if certificate is not None:
         write_text(certificate, json.dumps(bracket.certificate, allow_nan=False))
@@ -68,6 +70,8 @@ def bound(
         _show(bracket)
     if fail_above is not None and not bracket.upper <= fail_above:
         raise ThresholdError(f"the upper bound {upper_text(bracket.upper)} is above {fail_above:g}")
+    if stop.asked:
+        raise LimitError("interrupted; the bracket above is valid, and more time may narrow it")
     if bracket.limited:
         raise LimitError(f"the time limit of {time_limit:g} s was reached; the bracket above is valid, and more time may narrow it")
 

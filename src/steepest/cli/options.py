@@ -15,7 +15,7 @@ InputShape = Annotated[
     str | None, typer.Option("--input-shape", metavar="1,28,28", help="shape of one input without its batch axis, for PyTorch models")
 ]
 Norm = Annotated[str, typer.Option("--norm", metavar="2|inf|1", help="norm of inputs and outputs")]
-Effort = Annotated[str, typer.Option("--effort", metavar="fast|normal|high", help="how long to search for a steep pair of inputs")]
+Effort = Annotated[str, typer.Option("--effort", metavar="fast|normal|high", help="how long to search, from both sides")]
 Seed = Annotated[int, typer.Option("--seed", help="of every random choice")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="processor threads; by default all")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]

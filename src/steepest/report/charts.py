@@ -95,6 +95,47 @@ def bars_chart(rows: Sequence[tuple[str, float | None, str]], title: str) -> str
     return _svg(720, line * len(rows) + 10, title, "".join(parts))
 
 
+def falls_chart(falls: Sequence[tuple[str, Sequence[tuple[float, float]]]], lower: float, title: str) -> str:
+    """For each ``(label, ((seconds, value), ...))`` the best value so far against time, on a logarithmic axis; the lower bound below."""
+    values = [v for _, fall in falls for _, v in fall if 0 < v < math.inf]
+    if not values or not any(len(fall) > 1 for _, fall in falls):
+        return ""
+    low = math.log10(min([*values, lower] if lower > 0 else values)) - 0.08
+    high = math.log10(max(values)) + 0.08
+    last = max(s for _, fall in falls for s, _ in fall) or 1.0
+    left, right, upper, bottom = 70.0, 700.0, 12.0, 220.0
+
+    def at(seconds: float, value: float) -> tuple[float, float]:
+        return left + seconds / last * (right - left), bottom - (math.log10(value) - low) / (high - low) * (bottom - upper)
+
+    parts = []
+    for t in _ticks(low, high):
+        _, y = at(0.0, 10**t)
+        parts.append(f'<line x1="{left:g}" x2="{right:g}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
+        parts.append(f'<text x="{left - 8:g}" y="{y + 4:.1f}" class="tick" text-anchor="end">{_tick_text(t)}</text>')
+    for k in range(5):
+        x = left + k / 4 * (right - left)
+        parts.append(f'<text x="{x:g}" y="{bottom + 18:g}" class="tick" text-anchor="middle">{last * k / 4:.3g} s</text>')
+    if lower > 0:
+        _, y = at(0.0, lower)
+        parts.append(
+            f'<line x1="{left:g}" x2="{right:g}" y1="{y:.1f}" y2="{y:.1f}" class="axis"><title>lower {lower_text(lower)}</title></line>'
+        )
+        parts.append(f'<text x="{right - 8:g}" y="{y - 6:.1f}" class="key" text-anchor="end">lower bound</text>')
+    for k, (label, fall) in enumerate(falls):
+        kind = ("proven", "estimate", "global")[k % 3]
+        points = []
+        for i, (seconds, value) in enumerate(fall):
+            if i:
+                points.append(at(seconds, fall[i - 1][1]))
+            points.append(at(seconds, value))
+        points.append(at(last, fall[-1][1]))
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(f'<polyline points="{path}" class="curve {kind}"/>')
+        parts.append(f'<text x="{right - 8:g}" y="{upper + 16 + 18 * k:g}" class="key {kind}" text-anchor="end">{escape(label)}</text>')
+    return _svg(720, 250, title, "".join(parts))
+
+
 def curves_chart(curves: Sequence[tuple[str, Sequence[float], str]], total: int, title: str) -> str:
     """For each ``(label, radii, class)`` the share of inputs whose radius is at least r, against r."""
     top = max((r for _, radii, _ in curves for r in radii if math.isfinite(r)), default=0.0) or 1.0

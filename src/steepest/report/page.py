@@ -73,7 +73,19 @@ def _section(result: Mapping[str, Any]) -> dict[str, Any]:
         "pictures": _pictures(result),
     }
     section["bracket_chart"] = Markup(_bracket_chart(bracket, result, lower))
+    section["falls_chart"] = Markup(_falls_chart(bracket, lower))
     return section
+
+
+def _falls_chart(bracket: Mapping[str, Any], lower: float) -> str:
+    """How each method's bound fell; one that is found at once is a point."""
+    falls = []
+    for m in bracket.get("methods", []):
+        value = _number(m["upper"])
+        history = [(float(s), _number(v)) for s, v in m.get("history") or []] or [(float(m["seconds"]), value)]
+        if value < math.inf:
+            falls.append((f"{m['method']} {upper_text(value)}", history))
+    return charts.falls_chart(falls[:3], lower, "How each method's upper bound fell over its time")
 
 
 def _where(domain: Mapping[str, Any]) -> str:

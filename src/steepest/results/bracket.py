@@ -98,7 +98,7 @@ class Bracket:
         checked: whether the independent checker has accepted the certificate in this run.
         notes: sentences a reader must see, such as which node makes the bound infinite.
         name: what people call the network.
-        limited: whether the time limit cut something short, so that more time might give a tighter bracket.
+        limited: whether the time limit or an interrupt cut something short, so that more time might give a tighter bracket.
     """
 
     digest: str
@@ -142,7 +142,14 @@ class Bracket:
             "output": None if self.output is None else list(self.output),
             "method": self.method,
             "methods": [
-                {"method": u.method, "upper": number_to_json(u.value), "seconds": u.seconds, "blocked_by": u.blocked_by, "gap": u.gap}
+                {
+                    "method": u.method,
+                    "upper": number_to_json(u.value),
+                    "seconds": u.seconds,
+                    "blocked_by": u.blocked_by,
+                    "gap": u.gap,
+                    "history": [list(h) for h in u.history],
+                }
                 for u in self.uppers
             ],
             "lower_witness": None if witness is None else witness.to_json(),

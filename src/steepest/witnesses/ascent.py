@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from steepest.graph import Graph
+from steepest.numerics.deadline import Deadline
 from steepest.ops import Add, Concat
 from steepest.ops.kinds import Affine
 from steepest.results import Domain, LowerBound
@@ -69,6 +70,7 @@ class GradientAscent:
 
     Args:
         seconds: limit of the search; the steps are spread over it where they would not fit.
+        stop: looked at as well; somebody may ask the search to end.
         seed: of all randomness.
         starts: points climbed at once, at least one.
         steps: of the climbs together, fewer where time is short.
@@ -77,6 +79,7 @@ class GradientAscent:
     """
 
     seconds: float = 10.0
+    stop: Deadline = field(default_factory=Deadline)
     seed: int = 0
     starts: int = 32
     steps: int = 3000
@@ -172,7 +175,7 @@ class GradientAscent:
         size = max(1, min(count, landscape.chunk()))
         found = self._looked_at(landscape, terrain.draw(size, generator), generator, rounds)
         for _ in range(-(-count // size) - 1):
-            if time.perf_counter() > until:
+            if time.perf_counter() > until or self.stop.passed():
                 break
             found = found.joined(self._looked_at(landscape, terrain.draw(size, generator), generator, rounds))
         return found
@@ -191,7 +194,7 @@ class GradientAscent:
         steps, opened = schedule.steps, time.perf_counter()
         warm = 1 if landscape.outputs == 1 else 2
         k = 0
-        while k < steps and time.perf_counter() < schedule.until:
+        while k < steps and time.perf_counter() < schedule.until and not self.stop.passed():
             if k == 3:
                 # The plan shortens to what fits, so that gates sharpen fully and the rate falls in time.
                 cost = (time.perf_counter() - opened) / k
@@ -226,7 +229,7 @@ class GradientAscent:
     def _evolve(self, landscape: Landscape, terrain: Terrain, best: Found, generator: torch.Generator, until: float) -> Found:
         """Random steps of all sizes from the best few, in all coordinates or in some."""
         for _ in range(max(1, self.steps // 4)):
-            if time.perf_counter() > until:
+            if time.perf_counter() > until or self.stop.passed():
                 break
             parents = best.best(4)
             parents = Found(parents.x.repeat(16, 1), parents.v.repeat(16, 1), parents.value.repeat(16))
