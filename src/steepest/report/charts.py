@@ -100,8 +100,10 @@ def falls_chart(falls: Sequence[tuple[str, Sequence[tuple[float, float]]]], lowe
     values = [v for _, fall in falls for _, v in fall if 0 < v < math.inf]
     if not values or not any(len(fall) > 1 for _, fall in falls):
         return ""
-    low = math.log10(min([*values, lower] if lower > 0 else values)) - 0.08
-    high = math.log10(max(values)) + 0.08
+    low = math.log10(min([*values, lower] if lower > 0 else values))
+    high = math.log10(max(values))
+    # Room for the words above and below the lines.
+    low, high = low - 0.1 * (high - low) - 0.02, high + 0.1 * (high - low) + 0.02
     last = max(s for _, fall in falls for s, _ in fall) or 1.0
     left, right, upper, bottom = 70.0, 700.0, 12.0, 220.0
 
@@ -115,13 +117,14 @@ def falls_chart(falls: Sequence[tuple[str, Sequence[tuple[float, float]]]], lowe
         parts.append(f'<text x="{left - 8:g}" y="{y + 4:.1f}" class="tick" text-anchor="end">{_tick_text(t)}</text>')
     for k in range(5):
         x = left + k / 4 * (right - left)
-        parts.append(f'<text x="{x:g}" y="{bottom + 18:g}" class="tick" text-anchor="middle">{last * k / 4:.3g} s</text>')
+        anchor = "end" if k == 4 else "middle"
+        parts.append(f'<text x="{x:g}" y="{bottom + 18:g}" class="tick" text-anchor="{anchor}">{last * k / 4:.3g} s</text>')
     if lower > 0:
         _, y = at(0.0, lower)
         parts.append(
             f'<line x1="{left:g}" x2="{right:g}" y1="{y:.1f}" y2="{y:.1f}" class="axis"><title>lower {lower_text(lower)}</title></line>'
         )
-        parts.append(f'<text x="{right - 8:g}" y="{y - 6:.1f}" class="key" text-anchor="end">lower bound</text>')
+        parts.append(f'<text x="{right - 8:g}" y="{y + 15:.1f}" class="key" text-anchor="end">lower bound {lower_text(lower)}</text>')
     for k, (label, fall) in enumerate(falls):
         kind = ("proven", "estimate", "global")[k % 3]
         points = []
@@ -132,7 +135,8 @@ def falls_chart(falls: Sequence[tuple[str, Sequence[tuple[float, float]]]], lowe
         points.append(at(last, fall[-1][1]))
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         parts.append(f'<polyline points="{path}" class="curve {kind}"/>')
-        parts.append(f'<text x="{right - 8:g}" y="{upper + 16 + 18 * k:g}" class="key {kind}" text-anchor="end">{escape(label)}</text>')
+        y = points[-1][1] - 7
+        parts.append(f'<text x="{right - 8:g}" y="{y:.1f}" class="key {kind}" text-anchor="end">{escape(label)}</text>')
     return _svg(720, 250, title, "".join(parts))
 
 
