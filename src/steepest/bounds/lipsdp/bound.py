@@ -49,7 +49,7 @@ class LipSDP:
     deadline: Deadline = field(default_factory=lambda: Deadline.after(20.0))
     steps: int = 2000
     exact: int = 1200
-    largest: int = 4200
+    largest: int = 5200
     entries: int = 3 * 2**25
 
     def bound(self, graph: Graph, domain: Domain, norm: float) -> UpperBound:

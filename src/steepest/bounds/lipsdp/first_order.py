@@ -16,6 +16,9 @@ from steepest.numerics.deadline import Deadline
 RATE = 0.1
 """Of the logarithms of the multipliers."""
 
+PATIENCE = 5.0
+"""Seconds by which a method may at all events overrun its time to prove what it has found."""
+
 LOSS = 1.2
 """A step that leaves rho this much above the best is taken back."""
 
@@ -44,7 +47,7 @@ def minimise(
         reserve: how many times as long as a pass what comes after takes; that is left free before the deadline.
 
     Returns:
-        D of every stage, float64, or None where not even the first pass came to its end.
+        D of every stage, float64, or None where not even the first pass came to its end, or what comes after would take far too long.
     """
     stages = propagation.system.stages
     logs = [torch.zeros(s.last - s.first, dtype=torch.float64) for s in stages] if start is None else [d.log() for d in start]
@@ -80,6 +83,8 @@ def minimise(
             continue
         slowest = max(slowest, time.perf_counter() - begun)
         until = deadline.at - reserve * slowest
+        if count == 1 and reserve * slowest > 1.5 * deadline.left() + PATIENCE:
+            return None
         if deadline.passed() or time.perf_counter() + slowest > until:
             break
         power = 20.0 * 10.0**part

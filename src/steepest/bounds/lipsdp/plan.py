@@ -59,8 +59,9 @@ def plan(system: LureSystem, wide: bool = True) -> Plan:
     flow = Flow(signals)
     basis: list[int] = [0]
     steps: list[Known | Narrow | Wide] = []
-    independent: set[int] = set()
-    largest = signals[0].size
+    # The input's entries have covariance one and are correlated with nothing, so it need not be dense.
+    independent: set[int] = {0}
+    largest = 1
     stages = system.stages
 
     def needed(targets: Sequence[int], members: Sequence[int]) -> set[int]:
@@ -103,10 +104,14 @@ def plan(system: LureSystem, wide: bool = True) -> Plan:
             flow = Flow(signals)
             steps.append(Wide(k, source, w, tuple(b for b in basis if b != source)))
             basis = [*basis, w]
-            independent.add(w)
+            independent = {w}
+            largest = max(largest, signals[source].size)
             continue
         known(s.v, later)
         kept = [b for b in basis if b != s.v or b in needed(later, [*basis, s.z])]
+        # What is kept beside a stage is correlated with it.
+        independent -= {*kept}
+        largest = max([largest, *(signals[b].size for b in kept)])
         steps.append(Narrow(k, tuple(kept)))
         basis = [*kept, s.z]
         if s.tied:
@@ -146,7 +151,7 @@ def _worth_it(
     system: LureSystem, signals: list[Signal], flow: Flow, basis: list[int], independent: set[int], k: int, sources: tuple[int, ...]
 ) -> bool:
     s = system.stages[k]
-    if s.tied or len(sources) != 1 or independent or s.v in basis or signals[s.v].size <= signals[sources[0]].size:
+    if s.tied or len(sources) != 1 or independent - {0} or s.v in basis or signals[s.v].size <= signals[sources[0]].size:
         return False
     # What reads z must be no larger than what is known already, so that w can go with the next step.
     later = [t.v for t in system.stages[k + 1 :]] + [system.output]

@@ -90,8 +90,8 @@ class Propagation:
             OutOfTime, Infeasible
         """
         n = self.plan.signals[0].size
-        cov: dict[tuple[int, int], Tensor] = {(0, 0): torch.eye(n, dtype=self.dtype)}
-        loose: dict[int, Tensor] = {}
+        cov: dict[tuple[int, int], Tensor] = {}
+        loose: dict[int, Tensor] = {0: torch.ones(n, dtype=self.dtype)}
         basis: tuple[int, ...] = (0,)
         found: list[Tensor] = []
         records: list[_Record] = []
@@ -246,14 +246,14 @@ class Propagation:
         trace: bool,
     ) -> _Record:
         b = step.source
-        before = cov[b, b]
+        unit = b in loose
+        before = torch.diag(loose.pop(b)) if unit else cov[b, b]
         root = e[stage.v_of].rsqrt()
 
         def times(x: Tensor) -> Tensor:
             back = self.flow.pullback(stage.v, cut, (stage.radius * x)[None], b)[b]
             return stage.radius * self.flow.image(stage.v, b, cut, back @ before)[0]
 
-        unit = b == 0 and not any(isinstance(s, (Narrow, Wide)) for s in self.plan.steps[: self.plan.steps.index(step)])
         lower = None if unit else torch.linalg.cholesky_ex(before)[0]
         top, vector, d = 1.0, None, e
         for steps in (12, 100):
