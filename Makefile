@@ -7,14 +7,15 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.steepest-installed
+PEERS := .venv-peers
 DOCS_STAMP := $(VENV)/.steepest-docs-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test slow audit lint format bench docs clean
+.PHONY: help setup test slow audit lint format bench bench-bounds docs clean
 
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create .venv and install steepest with its development tools
 
@@ -40,11 +41,19 @@ format: $(STAMP) ## rewrite the sources in the project's style
 bench: $(STAMP) ## run the coverage benchmark
 	$(BIN)/python benchmarks/coverage.py
 
+bench-bounds: $(STAMP) $(PEERS)/.installed ## compare the bounds with other solvers (in an environment of their own)
+	$(BIN)/python benchmarks/bounds.py --peers $(PEERS)/bin/python --repeat 5 -o benchmarks/results/bounds.md
+
+$(PEERS)/.installed: benchmarks/peers.txt
+	"$(PYTHON)" -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install $(PIP_FLAGS) -r benchmarks/peers.txt
+	@touch $@
+
 docs: $(DOCS_STAMP) ## build the documentation into ./site/
 	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict
 
 clean: ## remove what the other targets made, .venv included
-	rm -rf $(VENV) audit build dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) audit build dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:
