@@ -157,6 +157,8 @@ class Bracketing:
             self.progress("multipliers for slope restrictions")
             deadline = self.stop.within(self._left(started, self.effort.upper_seconds))
             uppers.append(LipSDP(deadline=deadline).bound(graph, domain, norm))
+            if uppers[-1].remark:
+                notes.append(uppers[-1].remark)
         return tuple(uppers)
 
     def _prove(

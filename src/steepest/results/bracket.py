@@ -39,6 +39,7 @@ class UpperBound:
         blocked_by: where the bound is infinite, the node that has no finite constant over the domain.
         gap: where the method optimises, how far at most the square of the bound is above the method's optimum, relatively; or None.
         history: (seconds since the method began, value): how it fell; the last entry is the proven value.
+        remark: where the method gives nothing, why.
     """
 
     method: str
@@ -48,6 +49,7 @@ class UpperBound:
     blocked_by: str | None = None
     gap: float | None = None
     history: tuple[tuple[float, float], ...] = ()
+    remark: str = ""
 
 
 @dataclass(frozen=True, eq=False)

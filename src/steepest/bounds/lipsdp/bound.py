@@ -67,8 +67,12 @@ class LipSDP:
         assert norm == 2.0
         started = time.perf_counter()
         system = lure_system(graph, enclose_domain(graph, domain))
-        if system is None or not self._fits(system):
-            return UpperBound(self.name, math.inf, (), time.perf_counter() - started)
+        if system is None:
+            return self._nothing(started, "a node is a product of branches or has no finite slope over the domain")
+        if not self._fits(system):
+            return self._nothing(
+                started, f"a layer has more than {self.largest} neurons, or the layers' matrices more than {self.entries} numbers"
+            )
         history: list[tuple[float, float]] = []
 
         def seen(rho: float) -> None:
@@ -76,12 +80,17 @@ class LipSDP:
                 history.append((time.perf_counter() - started, math.sqrt(rho)))
 
         value, t, least = self._optimise(system, seen)
+        if value == math.inf:
+            reason = "rounding leaves nothing to prove" if history else "the time does not suffice"
+            return self._nothing(started, reason)
         gap = max(0.0, 1.0 - least / value**2) if 0.0 < least and value < math.inf else None
         steps = tuple(Step(p.node, {"multipliers": p.laid_out(t).numpy()}) for p in system.parts)
         taken = time.perf_counter() - started
-        if value < math.inf:
-            history = [(s, max(v, value)) for s, v in history] + [(taken, value)]
+        history = [(s, max(v, value)) for s, v in history] + [(taken, value)]
         return UpperBound(self.name, value, steps, taken, None, gap, tuple(history))
+
+    def _nothing(self, started: float, reason: str) -> UpperBound:
+        return UpperBound(self.name, math.inf, (), time.perf_counter() - started, remark=f"LipSDP was left out: {reason}.")
 
     def _fits(self, system: LureSystem) -> bool:
         flow, basis = Flow(system.signals), frozenset(system.variables)

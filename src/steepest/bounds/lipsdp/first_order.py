@@ -16,7 +16,7 @@ from steepest.numerics.deadline import Deadline
 RATE = 0.1
 """Of the logarithms of the multipliers."""
 
-PATIENCE = 5.0
+PATIENCE = 10.0
 """Seconds by which a method may at all events overrun its time to prove what it has found."""
 
 LOSS = 1.2
@@ -83,7 +83,7 @@ def minimise(
             continue
         slowest = max(slowest, time.perf_counter() - begun)
         until = deadline.at - reserve * slowest
-        if count == 1 and reserve * slowest > 1.5 * deadline.left() + PATIENCE:
+        if count == 1 and not deadline.asked and reserve * slowest > 1.5 * deadline.left() + PATIENCE:
             return None
         if deadline.passed() or time.perf_counter() + slowest > until:
             break
