@@ -90,7 +90,7 @@ def plan(system: LureSystem, wide: bool = True) -> Plan:
         elif kept != basis:
             steps.append(Known((), tuple(basis), tuple(kept)))
         basis = [*kept, *new]
-        independent.difference_update(new)
+        independent.intersection_update(kept)
         largest = max([largest, *(signals[b].size for b in basis if b not in independent)])
 
     for k, s in enumerate(stages):
