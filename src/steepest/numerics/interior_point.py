@@ -57,12 +57,12 @@ class QuadraticProgram:
         diagonal = torch.cat([torch.as_tensor(rho, dtype=t.dtype).expand(self.inputs), t[self.w_of]])
         return torch.diag(diagonal) - (self.H.T * t[self.H_of]) @ self.H - self.C.T @ self.C
 
-    def _inner(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``<E, X>`` and ``<P_j, X>``."""
+    def _inner(self, x: Tensor, hx: Tensor) -> tuple[Tensor, Tensor]:
+        """``<E, X>`` and ``<P_j, X>``, given ``H X``."""
         n = self.inputs
         value = torch.zeros(self.multipliers, dtype=x.dtype)
         value = value.index_add(0, self.w_of, x.diagonal()[n:])
-        value = value.index_add(0, self.H_of, -((self.H @ x) * self.H).sum(1))
+        value = value.index_add(0, self.H_of, -(hx * self.H).sum(1))
         return x.diagonal()[:n].sum(), value
 
     def _direction(self, rho: float, t: Tensor) -> Tensor:
@@ -76,10 +76,9 @@ class QuadraticProgram:
             return block
         return torch.zeros(m, m, dtype=block.dtype).index_put_((rows[:, None], columns[None, :]), block, accumulate=True)
 
-    def _schur(self, x: Tensor, z: Tensor) -> Tensor:
-        """``B`` over ``(rho, t)``."""
+    def _schur(self, x: Tensor, z: Tensor, hx: Tensor, hz: Tensor) -> Tensor:
+        """``B`` over ``(rho, t)``, given ``H X`` and ``H Z``."""
         n, m = self.inputs, self.multipliers
-        hx, hz = self.H @ x, self.H @ z
         cross = self._gathered(hx[:, n:] * hz[:, n:], self.H_of, self.w_of)
         b = torch.empty(m + 1, m + 1, dtype=x.dtype)
         b[1:, 1:] = self._gathered(x[n:, n:] * z[n:, n:], self.w_of, self.w_of) - cross - cross.T
@@ -106,14 +105,15 @@ class QuadraticProgram:
         mu = 1.0 / z.diagonal()[: self.inputs].sum().item()
         x, s = mu * z, mu / t
         x_factor = torch.linalg.cholesky(x)
+        hx, hz = self.H @ x, self.H @ z
         for _ in range(iterations):
-            schur = self._schur(x, z)
+            schur = self._schur(x, z, hx, hz)
             schur.diagonal()[1:] += s / t
             scale = schur.diagonal().clamp(min=1e-300).rsqrt()
             solver, info = torch.linalg.cholesky_ex(schur * scale[:, None] * scale + 1e-15 * torch.eye(len(schur), dtype=x.dtype))
             if info.item() != 0:
                 return
-            ez, pz = self._inner(z)
+            ez, pz = self._inner(z, hz)
             mu = ((slack * x).sum().item() + (s @ t).item()) / size
             need = torch.cat([-torch.ones(1, dtype=x.dtype), torch.zeros_like(t)])
             centre = torch.cat([ez[None], pz + 1.0 / t])
@@ -126,7 +126,7 @@ class QuadraticProgram:
             after = ((slack + a * ds) * (x + b * dx)).sum().item() + ((t + a * move[1:]) @ (s + b * d_s)).item()
             sigma = min(0.9, max(1e-6, (after / (size * mu)) ** 2)) if after > 0 else 0.9
             second = _symmetric(dx @ ds @ z)
-            ex, px = self._inner(second)
+            ex, px = self._inner(second, self.H @ second)
             second_s = d_s * move[1:] / t
             right = need + sigma * mu * centre - torch.cat([ex[None], px + second_s])
             move = torch.cholesky_solve((scale * right)[:, None], solver)[:, 0] * scale
@@ -154,7 +154,8 @@ class QuadraticProgram:
             # Formed anew, so that rounding does not pile up.
             slack = self.slack(rho, t)
             factor, z = trial, torch.cholesky_inverse(trial)
-            ex, px = self._inner(x)
+            hx, hz = self.H @ x, self.H @ z
+            ex, px = self._inner(x, hx)
             residual = max(abs(ex.item() - 1.0), ((px + s).abs() * t).sum().item() / rho)
             gap = ((slack * x).sum().item() + (s @ t).item()) / rho
             yield Iterate(t, rho, gap, residual)

@@ -118,7 +118,10 @@ class LipSDP:
         if program is None:
             deadline, steps = self.deadline, self.steps
         else:
-            share, steps = (0.1, 100) if program.C.shape[1] <= 600 else (0.35, 400)
+            # Few wide layers: a first-order step costs far less than an iteration of the interior point, which may not come to its end.
+            size = program.C.shape[1]
+            steps = 400 if 600 < size < 4 * exact.plan.largest else max(20, size // 3)
+            share = 0.35 if size > 600 else 0.1
             deadline, steps = self.deadline.share(share), min(self.steps, steps)
         found = minimise(first, deadline, seen, steps=steps, reserve=8.0 if first is not exact else 3.0)
         if found is None:
