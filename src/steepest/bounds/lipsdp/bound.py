@@ -79,10 +79,12 @@ class LipSDP:
             if rho > 0 and (not history or rho < history[-1][1] ** 2):
                 history.append((time.perf_counter() - started, math.sqrt(rho)))
 
-        value, t, least = self._optimise(system, seen)
+        found = self._optimise(system, seen)
+        if found is None:
+            return self._nothing(started, "the time does not suffice to find and prove multipliers")
+        value, t, least = found
         if value == math.inf:
-            reason = "rounding leaves nothing to prove" if history else "the time does not suffice"
-            return self._nothing(started, reason)
+            return self._nothing(started, "rounding leaves nothing to prove")
         gap = max(0.0, 1.0 - least / value**2) if 0.0 < least and value < math.inf else None
         steps = tuple(Step(p.node, {"multipliers": p.laid_out(t).numpy()}) for p in system.parts)
         taken = time.perf_counter() - started
@@ -99,8 +101,8 @@ class LipSDP:
             return False
         return Propagation(system).plan.largest <= self.largest
 
-    def _optimise(self, system: LureSystem, seen: Callable[[float], None]) -> tuple[float, Tensor, float]:
-        """The least proven bound, its multipliers, and what is known of the least rho from below."""
+    def _optimise(self, system: LureSystem, seen: Callable[[float], None]) -> tuple[float, Tensor, float] | None:
+        """The least proven bound, its multipliers, and what is known of the least rho from below; None where time is too short."""
         proof = Proof(system)
         exact = Propagation(system)
         small = system.size <= 3 * self.exact
@@ -123,9 +125,9 @@ class LipSDP:
             steps = 400 if 600 < size < 4 * exact.plan.largest else max(20, size // 3)
             share = 0.35 if size > 600 else 0.1
             deadline, steps = self.deadline.share(share), min(self.steps, steps)
-        found = minimise(first, deadline, seen, steps=steps, reserve=8.0 if first is not exact else 3.0)
+        found = minimise(first, deadline, seen, steps=steps, reserve=6.0 if first is not exact else 3.0)
         if found is None:
-            return math.inf, torch.zeros(system.multipliers, dtype=torch.float64), 0.0
+            return None
         value, t = proof.best(1.0 / torch.cat(found), exact, None)
         if program is None or value == math.inf:
             return value, t, 0.0
