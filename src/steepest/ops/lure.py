@@ -244,19 +244,6 @@ class _Writer:
             self.free = []
 
 
-def variables(graph: Graph) -> int:
-    """How many variables the Lur'e system of a graph has at most."""
-    total = count(graph.input_shape)
-    for node in graph.nodes[1:]:
-        if isinstance(node.op, GroupMax):
-            total += count(node.shape) * (node.op.index.shape[-1] - 1)
-        elif isinstance(node.op, GroupSort) and node.shape[-1] == 2:
-            total += count(node.shape) // 2
-        elif isinstance(node.op, (Elementwise, Group)):
-            total += count(node.shape)
-    return total
-
-
 def lure_system(graph: Graph, xs: list[Interval]) -> LureSystem | None:
     """Write a graph out over a region, or None where a node has no finite constant or is no map of one input.
 

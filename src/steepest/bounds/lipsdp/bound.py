@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from steepest.bounds.lipsdp.first_order import minimise
+from steepest.bounds.lipsdp.plan import plan
 from steepest.bounds.lipsdp.proof import Proof
 from steepest.bounds.lipsdp.propagation import Propagation
 from steepest.graph import Graph
@@ -36,7 +37,7 @@ class LipSDP:
     program is small enough an interior point takes over and stops at the optimum of LipSDP-Neuron.
 
     Args:
-        deadline: when to return the best so far.
+        deadline: when to stop looking; proving what was found may overrun it.
         steps: most first-order steps.
         exact: most variables for the interior point, after inputs that the network does not tell apart are merged.
         largest: most entries of a signal whose covariance is held dense.
@@ -85,7 +86,7 @@ class LipSDP:
         value, t, least = found
         if value == math.inf:
             return self._nothing(started, "rounding leaves nothing to prove")
-        gap = max(0.0, 1.0 - least / value**2) if 0.0 < least and value < math.inf else None
+        gap = max(0.0, 1.0 - least / value**2) if 0.0 < least else None
         steps = tuple(Step(p.node, {"multipliers": p.laid_out(t).numpy()}) for p in system.parts)
         taken = time.perf_counter() - started
         history = [(s, max(v, value)) for s, v in history] + [(taken, value)]
@@ -99,7 +100,7 @@ class LipSDP:
         blocks = ((target, source) for target in (*(s.v for s in system.stages), system.output) for source in flow.sources(target, basis))
         if sum(system.signals[a].size * system.signals[b].size for a, b in blocks) > self.entries:
             return False
-        return Propagation(system).plan.largest <= self.largest
+        return plan(system).largest <= self.largest
 
     def _optimise(self, system: LureSystem, seen: Callable[[float], None]) -> tuple[float, Tensor, float] | None:
         """The least proven bound, its multipliers, and what is known of the least rho from below; None where time is too short."""

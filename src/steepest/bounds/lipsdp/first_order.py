@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,6 @@ def minimise(
     propagation: Propagation,
     deadline: Deadline,
     seen: Callable[[float], None],
-    start: Sequence[Tensor] | None = None,
     rate: float = RATE,
     steps: int = 2000,
     reserve: float = 0.0,
@@ -41,7 +40,6 @@ def minimise(
         propagation: of the network.
         deadline: when to return; the first pass alone may be too long for it.
         seen: called with rho whenever it improves.
-        start: D of every stage to begin at; None: ``e = 1``.
         rate: Adam's, on ``log D``.
         steps: at most.
         reserve: how many times as long as a pass what comes after takes; that is left free before the deadline.
@@ -50,7 +48,7 @@ def minimise(
         D of every stage, float64, or None where not even the first pass came to its end, or what comes after would take far too long.
     """
     stages = propagation.system.stages
-    logs = [torch.zeros(s.last - s.first, dtype=torch.float64) for s in stages] if start is None else [d.log() for d in start]
+    logs = [torch.zeros(s.last - s.first, dtype=torch.float64) for s in stages]
     ratios = [torch.zeros((), dtype=torch.float64) for _ in stages]
     state = [*logs, *ratios]
     first, second = [torch.zeros_like(x) for x in state], [torch.zeros_like(x) for x in state]

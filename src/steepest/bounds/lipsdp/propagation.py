@@ -155,8 +155,30 @@ class Propagation:
                 fresh[a, b] = c
         return fresh, {k: d for k, d in loose.items() if k in step.kept}
 
-    def _scale(self, stage: _Restriction, e: Tensor, ratio: float | None, top: float) -> Tensor:
-        return e if ratio is None else (1.0 + ratio) * top * e
+    def _feasible(
+        self,
+        k: int,
+        e: Tensor,
+        ratio: float | None,
+        root: Tensor,
+        times: Callable[[Tensor], Tensor],
+        slack: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, float, Tensor | None, Tensor]:
+        """D, the eigenvalue and its vector it was scaled by, and the Cholesky factor of ``slack(D)``.
+
+        Where the eigenvalue was found too small for the ratio, it is looked for longer.
+        """
+        top, vector, d = 1.0, None, e
+        for steps in (12, 100):
+            if ratio is not None:
+                top, vector = self._top(k, len(root), times, root, steps)
+                d = (1.0 + ratio) * top * e
+            factor, info = torch.linalg.cholesky_ex(slack(d))
+            if info.item() == 0:
+                return d, top, vector, factor
+            if ratio is None:
+                break
+        raise Infeasible
 
     def _top(self, k: int, size: int, times: Callable[[Tensor], Tensor], root: Tensor, steps: int) -> tuple[float, Tensor]:
         """Largest eigenvalue of ``root Q root`` and its vector, by power iteration from where it was last."""
@@ -188,26 +210,15 @@ class Propagation:
         own = _get(cov, loose, stage.v, stage.v)
         assert own is not None
         q = stage.radius[:, None] * own * stage.radius
-        top, vector = 1.0, None
         root = e[stage.v_of].rsqrt()
-        factor: Tensor | None = None
-        d = e
-        for steps in (12, 100):
-            if ratio is not None:
-                top, vector = self._top(step.stage, len(q), lambda x: q @ x, root, steps)
-                d = self._scale(stage, e, ratio, top)
+
+        def slack(d: Tensor) -> Tensor:
             inner = -q
             inner.diagonal().add_(d[stage.v_of])
-            factor, info = torch.linalg.cholesky_ex(inner)
-            if info.item() == 0:
-                break
-            if ratio is None:
-                raise Infeasible
-        else:
-            raise Infeasible
-        del inner
+            return inner
+
+        d, top, vector, factor = self._feasible(step.stage, e, ratio, root, lambda x: q @ x, slack)
         crosses = {o: c * stage.radius[:, None] for o in step.kept if (c := _get(cov, loose, stage.v, o)) is not None}
-        assert factor is not None
         inverse = torch.cholesky_inverse(factor)
         record = _Record(step, cut, d, ratio, top, vector, root, inverse if trace else None, crosses if trace else {})
         moved = {o: inverse @ k for o, k in crosses.items()}
@@ -255,22 +266,17 @@ class Propagation:
             return stage.radius * self.flow.image(stage.v, b, cut, back @ before)[0]
 
         lower = None if unit else torch.linalg.cholesky_ex(before)[0]
-        top, vector, d = 1.0, None, e
-        for steps in (12, 100):
-            if ratio is not None:
-                top, vector = self._top(step.stage, len(root), times, root, steps)
-                d = self._scale(stage, e, ratio, top)
+        gram = torch.zeros(0)
+
+        def slack(d: Tensor) -> Tensor:
+            nonlocal gram
             gram = self._gram(stage, b, cut, stage.radius.square() / d[stage.v_of])
             inner = gram if lower is None else lower.mT @ gram @ lower
             inner = -0.5 * (inner + inner.mT)
             inner.diagonal().add_(1.0)
-            factor, info = torch.linalg.cholesky_ex(inner)
-            if info.item() == 0:
-                break
-            if ratio is None:
-                raise Infeasible
-        else:
-            raise Infeasible
+            return inner
+
+        d, top, vector, factor = self._feasible(step.stage, e, ratio, root, times, slack)
         after = torch.cholesky_inverse(factor)
         after = after if lower is None else lower @ after @ lower.mT
         crosses = {o: c for o in step.kept if (c := _get(cov, loose, b, o)) is not None}

@@ -19,7 +19,7 @@ _LARGEST = 2**27
 
 @dataclass(frozen=True)
 class _Restriction:
-    """``sum t (z - middle v)^2 <= sum t (radius v)^2``; ``whole`` where only the sums over all entries are known to obey it."""
+    """``sum t_z z^2 - 2 t_v middle v z + t_v (middle^2 - radius^2) v^2 <= 0``: entry by entry, or (middle 0) summed over all."""
 
     z: int
     v: Rows
@@ -57,7 +57,8 @@ class _Inequality:
         fixed = low == high
         middle = np.where(fixed, low, low / 2 + high / 2)
         # Whatever the middle is as a float, this radius reaches both ends.
-        radius = np.maximum(_difference_up(high, middle), _difference_up(middle, low))
+        # At least so large that its square does not underflow.
+        radius = np.maximum(np.maximum(_difference_up(high, middle), _difference_up(middle, low)), 2.0**-460)
         if not fixed.any():
             z = self.fresh(v.shape)
             self.restrictions.append(_Restriction(self.variables - 1, v, middle, radius, t, t))
