@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from steepest.proofs.checker.box import Array, Box, norm_above, norm_below, point, widen
+from steepest.proofs.checker.covariance import channels_prove
 from steepest.proofs.checker.linear import NodeLike
 from steepest.proofs.checker.slopes import slopes_prove
 from steepest.proofs.checker.statement import Malformed, Region, Statement, digest, read
@@ -113,12 +114,14 @@ def _upper(nodes: Sequence[NodeLike], statement: Statement, reasons: list[str]) 
     try:
         if statement.method == "product":
             proven = product_constant(nodes, statement.norm, boxes, statement.claims)
-        elif statement.method == "lipsdp":
-            if statement.norm != 2.0:
-                raise ValueError("Slope restrictions bound the l2 norm alone.")
-            proven = statement.bound if slopes_prove(nodes, boxes, statement.multipliers, statement.bound) else math.inf
-        else:
+        elif statement.method == "jacobian":
             proven = jacobian_constant(nodes, statement.norm, boxes)
+        elif statement.norm != 2.0:
+            raise ValueError("Slope restrictions bound the l2 norm alone.")
+        elif statement.method == "lipsdp-channel":
+            proven = channels_prove(nodes, boxes, statement.multipliers)
+        else:
+            proven = statement.bound if slopes_prove(nodes, boxes, statement.multipliers, statement.bound) else math.inf
     except ValueError as error:
         reasons.append(str(error))
         return math.inf

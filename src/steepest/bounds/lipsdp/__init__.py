@@ -1,5 +1,6 @@
 """LipSDP: multipliers for slope restrictions."""
 
 from steepest.bounds.lipsdp.bound import LipSDP
+from steepest.bounds.lipsdp.channels import ChannelLipSDP
 
-__all__ = ["LipSDP"]
+__all__ = ["ChannelLipSDP", "LipSDP"]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from steepest.bounds.lipsdp.propagation import Infeasible, OutOfTime, Propagation
+from steepest.bounds.lipsdp.propagation import Infeasible, OutOfTime
 from steepest.numerics.deadline import Deadline
+from steepest.ops.lure import Stage
 
 RATE = 0.1
 """Of the logarithms of the multipliers."""
@@ -23,8 +25,36 @@ LOSS = 1.2
 """A step that leaves rho this much above the best is taken back."""
 
 
+class HasStages(Protocol):
+    """A network with slope restrictions."""
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """Each with its multipliers."""
+        ...
+
+
+class Propagates(Protocol):
+    """Covariance propagation in any form: rho from multipliers, and its gradient."""
+
+    @property
+    def system(self) -> HasStages:
+        """The network."""
+        ...
+
+    def run(
+        self, log_d: Sequence[Tensor], ratios: Sequence[float] | None, deadline: Deadline | None = None, trace: bool = True
+    ) -> tuple[Tensor, list[Tensor], list[Any]]:
+        """The output's covariance, D of every stage, and what ``gradient`` needs."""
+        ...
+
+    def gradient(self, records: list[Any], directions: Tensor, weights: Tensor) -> tuple[list[Tensor], list[float]]:
+        """By log_d and by the ratios."""
+        ...
+
+
 def minimise(
-    propagation: Propagation,
+    propagation: Propagates,
     deadline: Deadline,
     seen: Callable[[float], None],
     rate: float = RATE,

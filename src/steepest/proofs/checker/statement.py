@@ -17,6 +17,7 @@ from steepest.proofs.checker.box import Array, Box
 from steepest.proofs.checker.linear import NodeLike, Shape
 
 FORMAT = "steepest-certificate/1"
+METHODS = ("product", "jacobian", "lipsdp", "lipsdp-channel")
 NORMS = {"1": 1.0, "2": 2.0, "inf": math.inf}
 _LARGEST = 10**9
 
@@ -97,8 +98,9 @@ def read(certificate: Any, shape: Shape, outputs: int) -> Statement:
     if bound < 0:
         raise Malformed("upper.bound is negative.")
     method = upper.get("method")
-    if method not in ("product", "jacobian", "lipsdp"):
-        raise Malformed(f"The method {method!r} is not known; known are product, jacobian and lipsdp.")
+    if method not in METHODS:
+        raise Malformed(f"The method {method!r} is not known; known are {', '.join(METHODS)}.")
+    optimised = method.startswith("lipsdp")
     lower, pair = 0.0, None
     if top.get("lower", False) is not None:
         below = _object(top.get("lower"), "lower")
@@ -111,8 +113,8 @@ def read(certificate: Any, shape: Shape, outputs: int) -> Statement:
         _region(_object(top.get("domain"), "domain"), shape),
         bound,
         method,
-        {k: _number(v, "the gain of a step") for k, v in _steps(upper.get("steps"), "gain").items()} if method != "lipsdp" else {},
-        {k: _multipliers(v) for k, v in _steps(upper.get("steps"), "multipliers").items()} if method == "lipsdp" else {},
+        {k: _number(v, "the gain of a step") for k, v in _steps(upper.get("steps"), "gain").items()} if not optimised else {},
+        {k: _multipliers(v) for k, v in _steps(upper.get("steps"), "multipliers").items()} if optimised else {},
         lower,
         pair,
     )
