@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+SMALL = 256
+"""Up to here a dense matrix is formed sooner than twenty products with its factors."""
 
 
 class BlockCholesky:
@@ -20,10 +23,10 @@ class BlockCholesky:
     def __init__(self, starts: Sequence[int], lower: Mapping[tuple[int, int], Tensor]) -> None:
         self.slices = [slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
         self.diagonal = [lower[i, i] for i in range(len(self.slices))]
-        self.below: list[list[tuple[slice, Tensor]]] = [[] for _ in self.slices]
+        self.below: list[list[tuple[int, Tensor]]] = [[] for _ in self.slices]
         for (i, j), block in sorted(lower.items(), key=lambda item: item[0]):
             if i > j:
-                self.below[j].append((self.slices[i], block))
+                self.below[j].append((i, block))
         self.size = starts[-1]
 
     @classmethod
@@ -66,12 +69,12 @@ class BlockCholesky:
         y = right.clone()
         for i, at in enumerate(self.slices):
             y[at] = self._inverses[i] @ y[at]
-            for rows, block in self.below[i]:
-                y[rows].addmm_(block, y[at], alpha=-1.0)
+            for j, block in self.below[i]:
+                y[self.slices[j]].addmm_(block, y[at], alpha=-1.0)
         for i in reversed(range(len(self.slices))):
             at = self.slices[i]
-            for rows, block in self.below[i]:
-                y[at].addmm_(block.mT, y[rows], alpha=-1.0)
+            for j, block in self.below[i]:
+                y[at].addmm_(block.mT, y[self.slices[j]], alpha=-1.0)
             y[at] = self._inverses[i].mT @ y[at]
         return y
 
@@ -82,22 +85,34 @@ class BlockCholesky:
         dense = self.solve(torch.eye(self.size, dtype=self.diagonal[0].dtype))
         return 0.5 * (dense + dense.mT)
 
-    def congruent(self, blocks: Mapping[tuple[int, int], Tensor], v: Tensor) -> Tensor:
-        """``L^-1 D L^-T v`` for a symmetric D of the same pattern, given like the matrix itself."""
-        v = v.clone()
-        for i in reversed(range(len(self.slices))):
-            at = self.slices[i]
-            for rows, block in self.below[i]:
-                v[at] -= block.mT @ v[rows]
-            v[at] = torch.linalg.solve_triangular(self.diagonal[i].mT, v[at, None], upper=True)[:, 0]
-        out = torch.zeros_like(v)
+    def pencil(self, blocks: Mapping[tuple[int, int], Tensor]) -> Callable[[Tensor], Tensor]:
+        """``v -> L^-1 D L^-T v`` for a symmetric D of the same pattern, given like the matrix itself, its diagonal blocks whole."""
+        if len(self.slices) > 1:
+            return lambda v: self._congruent(blocks, v)
+        (factor,), middle = self.diagonal, blocks[0, 0]
+        if self.size <= SMALL:
+            dense = self._inverses[0] @ middle @ self._inverses[0].mT
+            return lambda v: dense @ v
+
+        def times(v: Tensor) -> Tensor:
+            v = torch.linalg.solve_triangular(factor.mT, v[:, None], upper=True)
+            return torch.linalg.solve_triangular(factor, middle @ v, upper=False)[:, 0]
+
+        return times
+
+    def _congruent(self, blocks: Mapping[tuple[int, int], Tensor], v: Tensor) -> Tensor:
+        parts = [v[at] for at in self.slices]
+        for i in reversed(range(len(parts))):
+            for j, block in self.below[i]:
+                parts[i] = torch.addmv(parts[i], block.mT, parts[j], alpha=-1.0)
+            parts[i] = self._inverses[i].mT @ parts[i]
+        out = [blocks[i, i] @ part for i, part in enumerate(parts)]
         for (i, j), block in blocks.items():
-            a, b = self.slices[i], self.slices[j]
-            out[a] += block @ v[b]
             if i != j:
-                out[b] += block.mT @ v[a]
-        for i, at in enumerate(self.slices):
-            out[at] = torch.linalg.solve_triangular(self.diagonal[i], out[at, None], upper=False)[:, 0]
-            for rows, block in self.below[i]:
-                out[rows] -= block @ out[at]
-        return out
+                out[i].addmv_(block, parts[j])
+                out[j].addmv_(block.mT, parts[i])
+        for i in range(len(parts)):
+            out[i] = self._inverses[i] @ out[i]
+            for j, block in self.below[i]:
+                out[j].addmv_(block, out[i], alpha=-1.0)
+        return torch.cat(out)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from steepest.numerics.block_cholesky import BlockCholesky
 from steepest.numerics.lanczos import largest_eigenvalue
 from steepest.numerics.quadratic_program import QuadraticProgram
 
@@ -55,7 +56,10 @@ def interior_point(
     # X = mu S^-1 scaled to unit trace on x: on the central path but for the dual equations.
     mu = 1.0 / z.diagonal()[:n].sum().item()
     x, s = mu * z, mu / t
-    x_factor = torch.linalg.cholesky(x)
+    whole = (0, program.size)
+    x_factor = BlockCholesky.factor(whole, {(0, 0): x})
+    if x_factor is None:
+        return
     hx, hz = program.times(x), program.times(z)
     ex, px = program.inner(x, hx)
     cx = program.constant(x)
@@ -87,8 +91,8 @@ def interior_point(
         dx = -x - moved(drho, dt, x, hx)
         ds = -s - s * dt / t
         blocks = program.slack(drho, dt, constant=False)
-        a = min(1.0, _reach(lambda v, f=factor, d=blocks: f.congruent(d, v), start, 10), _ratio(t, dt))
-        b = min(1.0, _reach(lambda v, f=x_factor, d=dx: _congruent(f, d, v), start, 10), _ratio(s, ds))
+        a = min(1.0, _reach(factor.pencil(blocks), start, 10), _ratio(t, dt))
+        b = min(1.0, _reach(x_factor.pencil({(0, 0): dx}), start, 10), _ratio(s, ds))
         # The step closes the dual equations in proportion to b.
         after = (rho + a * drho) * (ex + b * (1.0 - ex)) + (1.0 - b) * ((t + a * dt) @ (px + s)).item() - cx - b * program.constant(dx)
         sigma = min(0.9, max(1e-6, (after / (size * mu)) ** 2)) if after > 0 else 0.9
@@ -100,8 +104,8 @@ def interior_point(
         dx = (sigma * mu * z).sub_(x).sub_(moved(drho, dt, x, hx)).sub_(second)
         ds = sigma * mu / t - s - s * dt / t - second_s
         blocks = program.slack(drho, dt, constant=False)
-        a = min(1.0, cautious * min(_reach(lambda v, f=factor, d=blocks: f.congruent(d, v), start, 20), _ratio(t, dt)))
-        b = min(1.0, cautious * min(_reach(lambda v, f=x_factor, d=dx: _congruent(f, d, v), start, 20), _ratio(s, ds)))
+        a = min(1.0, cautious * min(_reach(factor.pencil(blocks), start, 20), _ratio(t, dt)))
+        b = min(1.0, cautious * min(_reach(x_factor.pencil({(0, 0): dx}), start, 20), _ratio(s, ds)))
         for _ in range(12):
             factor = program.factor(rho + a * drho, t + a * dt)
             if factor is not None:
@@ -110,8 +114,8 @@ def interior_point(
         else:
             return
         for _ in range(12):
-            x_factor, info = torch.linalg.cholesky_ex(x + b * dx)
-            if info.item() == 0:
+            x_factor = BlockCholesky.factor(whole, {(0, 0): x + b * dx})
+            if x_factor is not None:
                 break
             b *= 0.7
         else:
@@ -129,18 +133,13 @@ def interior_point(
             return
 
 
-def _congruent(factor: Tensor, d: Tensor, v: Tensor) -> Tensor:
-    v = torch.linalg.solve_triangular(factor.mT, v[:, None], upper=True)
-    return torch.linalg.solve_triangular(factor, d @ v, upper=False)[:, 0]
-
-
 def _ratio(x: Tensor, dx: Tensor) -> float:
     """The longest step that keeps a positive vector non-negative."""
     worst = (-dx / x).max().item() if len(x) else 0.0
     return 1.0 / worst if worst > 1e-12 else 1e12
 
 
-def _reach(times, start: Tensor, steps: int) -> float:
+def _reach(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> float:
     """About the longest step that keeps ``L L' + a D`` semidefinite, given products with ``L^-1 D L^-T``."""
     worst = largest_eigenvalue(lambda v: -times(v), start, steps)
     return 1.0 / worst if worst > 1e-12 else 1e12
