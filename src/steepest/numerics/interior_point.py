@@ -13,6 +13,10 @@ from steepest.numerics.lanczos import largest_eigenvalue
 from steepest.numerics.quadratic_program import QuadraticProgram
 
 
+ROUGH, FINE = 6, 10
+"""Lanczos steps for the step lengths of the predictor and of the step taken."""
+
+
 @dataclass(frozen=True, eq=False)
 class Iterate:
     """A feasible point of the program and what is known of the optimum.
@@ -91,8 +95,8 @@ def interior_point(
         dx = -x - moved(drho, dt, x, hx)
         ds = -s - s * dt / t
         blocks = program.slack(drho, dt, constant=False)
-        a = min(1.0, _reach(factor.pencil(blocks), start, 10), _ratio(t, dt))
-        b = min(1.0, _reach(x_factor.pencil({(0, 0): dx}), start, 10), _ratio(s, ds))
+        a = min(1.0, _reach(factor.pencil(blocks), start, ROUGH), _ratio(t, dt))
+        b = min(1.0, _reach(x_factor.pencil({(0, 0): dx}), start, ROUGH), _ratio(s, ds))
         # The step closes the dual equations in proportion to b.
         after = (rho + a * drho) * (ex + b * (1.0 - ex)) + (1.0 - b) * ((t + a * dt) @ (px + s)).item() - cx - b * program.constant(dx)
         sigma = min(0.9, max(1e-6, (after / (size * mu)) ** 2)) if after > 0 else 0.9
@@ -104,8 +108,8 @@ def interior_point(
         dx = (sigma * mu * z).sub_(x).sub_(moved(drho, dt, x, hx)).sub_(second)
         ds = sigma * mu / t - s - s * dt / t - second_s
         blocks = program.slack(drho, dt, constant=False)
-        a = min(1.0, cautious * min(_reach(factor.pencil(blocks), start, 20), _ratio(t, dt)))
-        b = min(1.0, cautious * min(_reach(x_factor.pencil({(0, 0): dx}), start, 20), _ratio(s, ds)))
+        a = min(1.0, cautious * min(_reach(factor.pencil(blocks), start, FINE), _ratio(t, dt)))
+        b = min(1.0, cautious * min(_reach(x_factor.pencil({(0, 0): dx}), start, FINE), _ratio(s, ds)))
         for _ in range(12):
             factor = program.factor(rho + a * drho, t + a * dt)
             if factor is not None:

@@ -124,11 +124,10 @@ class LipSDP:
         even = all((s.radius >= 1e-3 * max(1e-3, s.radius.max().item())).all() for s in system.stages)
         first = Propagation(system, torch.float32) if even and exact.plan.largest > 400 else exact
         # What comes after has the rest of the time: a pass and a factorisation in float64, or the interior point, for which
-        # as much as about three of its iterations take is well spent on where it starts.
-        deadline = self.deadline
-        if program is not None:
-            deadline = deadline.share(0.35).within(3.0 * _seconds(program))
-        found = minimise(first, deadline, seen, steps=self.steps, reserve=6.0 if first is not exact else 3.0 if program is None else 0.0)
+        # as much as about two of its iterations take is well spent on where it starts.
+        reserve = 6.0 if first is not exact else 3.0 if program is None else 0.0
+        enough = math.inf if program is None else min(2.0 * _seconds(program), 0.35 * self.deadline.left())
+        found = minimise(first, self.deadline, seen, steps=self.steps, reserve=reserve, enough=enough)
         if found is None:
             return None
         t = 1.0 / torch.cat(found)
@@ -141,24 +140,21 @@ class LipSDP:
     ) -> tuple[float, Tensor, float]:
         """The interior point from these multipliers, and the best of its iterates that can be proven."""
         rho, feasible = least_rho(exact, t)
-        value, best, least = math.inf, t, 0.0
-        if math.isfinite(rho):
-            # The last iterate can be too close to the boundary to be proven in floating point; the ones before are further inside.
-            last: deque[Iterate] = deque(maxlen=6)
-            for iterate in interior_point(program, WIDER * feasible, WIDER**2 * rho):
-                last.append(iterate)
-                seen(iterate.rho)
-                if self.deadline.passed():
-                    break
-            for iterate in reversed(last):
-                if iterate.residual < 1e-4:
-                    least = max(least, iterate.rho * (1.0 - iterate.gap - iterate.residual))
-                if value == math.inf and iterate.rho < rho:
-                    value, best = proof.best(iterate.t, exact, iterate.rho)
-        if value**2 > rho:
-            proven, used = proof.best(t, exact)
-            if proven < value:
-                value, best = proven, used
+        if not math.isfinite(rho):
+            return *proof.best(t, exact), 0.0
+        least = 0.0
+        # The last iterate can be too close to the boundary to be proven in floating point; the ones before are further inside.
+        last: deque[Iterate] = deque(maxlen=6)
+        for iterate in interior_point(program, WIDER * feasible, WIDER**2 * rho):
+            last.append(iterate)
+            seen(iterate.rho)
+            if iterate.residual < 1e-4:
+                least = max(least, iterate.rho * (1.0 - iterate.gap - iterate.residual))
+            if self.deadline.passed():
+                break
+        value, best = proof.first([(rho, feasible), *((i.rho, i.t) for i in last)])
+        if value == math.inf:
+            value, best = proof.best(t, exact)
         return value, best, least
 
 

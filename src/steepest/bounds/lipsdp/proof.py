@@ -43,13 +43,12 @@ class Proof:
                 mass = sum(b.square().sum(0) for b in rows.values())
                 self.reach.index_add_(0, s.v_of, mass * s.middle.square())
 
-    def best(self, t: Tensor, propagation: Propagation, rho: float | None = None) -> tuple[float, Tensor]:
+    def best(self, t: Tensor, propagation: Propagation) -> tuple[float, Tensor]:
         """The least bound that these multipliers, or capped ones, prove in floating point, and those it needs.
 
         Args:
-            t: of all stages, feasible with rho, or rho times them with some rho.
-            propagation: float64, gives the least rho where it is not known.
-            rho: where it is known.
+            t: of all stages, up to a common factor.
+            propagation: float64, gives the least rho.
         """
         best, kept = math.inf, t
         scale = t.clamp(min=1e-290).median().item() if len(t) else 1.0
@@ -57,18 +56,27 @@ class Proof:
             capped = torch.minimum(t, cap * scale / self.reach) if cap < math.inf else t
             if cap < math.inf and torch.equal(capped, t):
                 break
-            if rho is not None and cap == math.inf:
-                least = rho
-            else:
-                least, capped = least_rho(propagation, capped / (rho or 1.0))
-            for margin in MARGINS:
-                if least * (1 + margin) >= best**2 * (1 - 1e-6) or not math.isfinite(least):
-                    break
-                # Half of the margin lifts everything against the output's part, the other half the inputs.
-                if self.holds(capped * (1 + margin / 2), least * (1 + margin)):
-                    best, kept = math.sqrt(least * (1 + margin)) * (1 + 1e-12), capped * (1 + margin / 2)
-                    break
+            rho, capped = least_rho(propagation, capped)
+            if math.isfinite(rho):
+                value, used = self.first([(rho, capped)], best)
+                if value < best:
+                    best, kept = value, used
         return best, kept
+
+    def first(self, feasible: Sequence[tuple[float, Tensor]], below: float = math.inf) -> tuple[float, Tensor]:
+        """The least bound that any of several feasible points proves with a margin; infinite where none does.
+
+        Args:
+            feasible: rho and multipliers.
+            below: what else is proven already.
+        """
+        for value, margin, t in sorted(((r * (1 + m), m, t) for r, t in feasible for m in MARGINS), key=lambda c: c[0]):
+            if value >= below**2 * (1 - 1e-6):
+                break
+            # Half of the margin lifts everything against the output's part, the other half the inputs.
+            if self.holds(t * (1 + margin / 2), value):
+                return math.sqrt(value) * (1 + 1e-12), t * (1 + margin / 2)
+        return math.inf, feasible[0][1]
 
     def holds(self, t: Tensor, rho: float) -> bool:
         """Whether ``rho E + sum t P - C'C`` is positive semidefinite, whatever rounding does."""
