@@ -34,9 +34,7 @@ class Iterate:
     residual: float
 
 
-def interior_point(
-    program: QuadraticProgram, t: Tensor, rho: float, iterations: int = 60, tolerance: float = 1e-5
-) -> Iterator[Iterate]:
+def interior_point(program: QuadraticProgram, t: Tensor, rho: float, iterations: int = 60, tolerance: float = 1e-5) -> Iterator[Iterate]:
     """Iterates from a strictly feasible point, each feasible; ends at the tolerance, or where rounding stops progress.
 
     The HKM direction with Mehrotra's corrector. Where S has few blocks an iteration costs two Cholesky factorisations of the

@@ -88,11 +88,11 @@ class QuadraticProgram:
 
     @cached_property
     def work(self) -> float:
-        """About how many floating-point operations an iteration of the interior point takes."""
+        """About how many floating-point operations at the speed of matrix products an iteration of the interior point takes."""
         n, rows = self.size, len(self.v_of)
         tiles = sum(t.block.numel() for t in self.H)
         solve = 2.0 * n * n if len(self.starts) == 2 else 4.0 * self._filled(self.starts)
-        return 18.0 * n * tiles + 5.0 * n * solve + 2.0 * (n**3 + self.multipliers**3) + 100.0 * n * (n + rows)
+        return 18.0 * n * tiles + 5.0 * n * solve + 0.5 * (n**3 + self.multipliers**3) + 100.0 * n * (n + rows)
 
     def _filled(self, starts: Sequence[int]) -> int:
         """Entries of the Cholesky factor's blocks."""

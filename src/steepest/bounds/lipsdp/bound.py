@@ -25,7 +25,7 @@ from steepest.ops.region import enclose_domain
 from steepest.ops.signals import Flow
 from steepest.results import Domain, Step, UpperBound
 
-WIDER = 1.05
+WIDER = 1.02
 """The interior point starts this much inside: close to where the first-order steps ended, with room to move."""
 
 
@@ -124,9 +124,9 @@ class LipSDP:
         even = all((s.radius >= 1e-3 * max(1e-3, s.radius.max().item())).all() for s in system.stages)
         first = Propagation(system, torch.float32) if even and exact.plan.largest > 400 else exact
         # What comes after has the rest of the time: a pass and a factorisation in float64, or the interior point, for which
-        # as much as about two of its iterations take is well spent on where it starts.
+        # as much as about five of its iterations take is well spent on where it starts.
         reserve = 6.0 if first is not exact else 3.0 if program is None else 0.0
-        enough = math.inf if program is None else min(2.0 * _seconds(program), 0.35 * self.deadline.left())
+        enough = math.inf if program is None else min(5.0 * _seconds(program), 0.35 * self.deadline.left())
         found = minimise(first, self.deadline, seen, steps=self.steps, reserve=reserve, enough=enough)
         if found is None:
             return None
@@ -160,4 +160,4 @@ class LipSDP:
 
 def _seconds(program: QuadraticProgram) -> float:
     """About how long an iteration of the interior point takes."""
-    return 0.004 + program.work / 3e10
+    return 0.002 + program.work / 3e10
