@@ -13,15 +13,20 @@ from torch import Tensor
 
 from steepest.bounds.lipsdp.first_order import minimise
 from steepest.bounds.lipsdp.plan import plan
-from steepest.bounds.lipsdp.proof import Proof
+from steepest.bounds.lipsdp.program import quadratic_program
+from steepest.bounds.lipsdp.proof import Proof, least_rho
 from steepest.bounds.lipsdp.propagation import Propagation
 from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
-from steepest.numerics.interior_point import Iterate, QuadraticProgram
-from steepest.ops.lure import DenseForm, LureSystem, lure_system
+from steepest.numerics.interior_point import Iterate, interior_point
+from steepest.numerics.quadratic_program import QuadraticProgram
+from steepest.ops.lure import LureSystem, lure_system
 from steepest.ops.region import enclose_domain
 from steepest.ops.signals import Flow
 from steepest.results import Domain, Step, UpperBound
+
+WIDER = 1.02
+"""The interior point starts this much inside: close to where the first-order steps ended, with room to move."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class LipSDP:
     Args:
         deadline: when to stop looking; proving what was found may overrun it.
         steps: most first-order steps.
-        exact: most variables for the interior point, after inputs that the network does not tell apart are merged.
+        exact: most entries of the input and all nonlinearities for the interior point; fewer where time is short.
         largest: most entries of a signal whose covariance is held dense.
         entries: most numbers in the blocks of the matrix that is the proof.
 
@@ -49,7 +54,7 @@ class LipSDP:
     name: str = "lipsdp"
     deadline: Deadline = field(default_factory=lambda: Deadline.after(20.0))
     steps: int = 2000
-    exact: int = 1200
+    exact: int = 6000
     largest: int = 5200
     entries: int = 3 * 2**25
 
@@ -106,53 +111,53 @@ class LipSDP:
         """The least proven bound, its multipliers, and what is known of the least rho from below; None where time is too short."""
         proof = Proof(system)
         exact = Propagation(system)
-        small = system.size <= 3 * self.exact
-        form = system.dense() if small else None
         if not system.stages:
-            value, t = proof.best(torch.zeros(0, dtype=torch.float64), exact, form)
+            value, t = proof.best(torch.zeros(0, dtype=torch.float64), exact)
             return value, t, 0.0
-        program = None if form is None else _merged_inputs(form, system.multipliers)
-        if program is not None and program.C.shape[1] > self.exact:
-            program = None
+        program = None
+        if system.size <= self.exact:
+            program = quadratic_program(system, proof.rows, proof.output)
+            # An iteration's time, and how many there may be.
+            if 20.0 * _seconds(program) > max(self.deadline.left(), 4.0):
+                program = None
         # Float32 holds where slopes vary by as much everywhere; its result is only a proposal.
         even = all((s.radius >= 1e-3 * max(1e-3, s.radius.max().item())).all() for s in system.stages)
         first = Propagation(system, torch.float32) if even and exact.plan.largest > 400 else exact
         # What comes after has the rest of the time: a pass and a factorisation in float64, or the interior point, for which
-        # as much as about ten of its iterations take is well spent on where it starts.
-        deadline = self.deadline
-        if program is not None:
-            deadline = deadline.share(0.35).within(10.0 * (0.008 + 1e-9 * program.C.shape[1] ** 3))
-        found = minimise(first, deadline, seen, steps=self.steps, reserve=6.0 if first is not exact else 3.0)
+        # as much as about five of its iterations take is well spent on where it starts.
+        reserve = 6.0 if first is not exact else 3.0 if program is None else 0.0
+        enough = math.inf if program is None else min(5.0 * _seconds(program), 0.35 * self.deadline.left())
+        found = minimise(first, self.deadline, seen, steps=self.steps, reserve=reserve, enough=enough)
         if found is None:
             return None
-        value, t = proof.best(1.0 / torch.cat(found), exact, None)
-        if program is None or value == math.inf:
-            return value, t, 0.0
-        assert form is not None
+        t = 1.0 / torch.cat(found)
+        if program is None:
+            return *proof.best(t, exact), 0.0
+        return self._finish(program, proof, exact, t, seen)
+
+    def _finish(
+        self, program: QuadraticProgram, proof: Proof, exact: Propagation, t: Tensor, seen: Callable[[float], None]
+    ) -> tuple[float, Tensor, float]:
+        """The interior point from these multipliers, and the best of its iterates that can be proven."""
+        rho, feasible = least_rho(exact, t)
+        if not math.isfinite(rho):
+            return *proof.best(t, exact), 0.0
         least = 0.0
         # The last iterate can be too close to the boundary to be proven in floating point; the ones before are further inside.
         last: deque[Iterate] = deque(maxlen=6)
-        for iterate in program.solve(1.5 * t, 1.8 * value**2):
+        for iterate in interior_point(program, WIDER * feasible, WIDER**2 * rho):
             last.append(iterate)
             seen(iterate.rho)
-            if self.deadline.passed():
-                break
-        for iterate in reversed(last):
             if iterate.residual < 1e-4:
                 least = max(least, iterate.rho * (1.0 - iterate.gap - iterate.residual))
-            proven, used = proof.best(iterate.t, None, form)
-            if proven < value:
-                value, t = proven, used
-        return value, t, least
+            if self.deadline.passed():
+                break
+        value, best = proof.first([(rho, feasible), *((i.rho, i.t) for i in last)])
+        if value == math.inf:
+            value, best = proof.best(t, exact)
+        return value, best, least
 
 
-def _merged_inputs(form: DenseForm, multipliers: int) -> QuadraticProgram:
-    """The program in the fewest coordinates of x: an orthogonal change, dropping directions nobody reads."""
-    n = form.inputs
-    H, C = form.decoupled()
-    reads = torch.cat([H[:, :n], C[:, :n]])
-    values, vectors = torch.linalg.eigh(reads.T @ reads)
-    kept = values > 1e-26 * values[-1].clamp(min=1e-300)
-    basis = vectors[:, kept] if kept.any() else vectors[:, -1:]
-    H, C = (torch.cat([m[:, :n] @ basis, m[:, n:]], 1) for m in (H, C))
-    return QuadraticProgram(basis.shape[1], H, C, form.G_of, form.H_of, multipliers)
+def _seconds(program: QuadraticProgram) -> float:
+    """About how long an iteration of the interior point takes."""
+    return 0.002 + program.work / 3e10

@@ -60,6 +60,7 @@ def minimise(
     rate: float = RATE,
     steps: int = 2000,
     reserve: float = 0.0,
+    enough: float = math.inf,
 ) -> list[Tensor] | None:
     """Multipliers ``1 / D`` with a small rho, up to a common factor.
 
@@ -73,6 +74,7 @@ def minimise(
         rate: Adam's, on ``log D``.
         steps: at most.
         reserve: how many times as long as a pass what comes after takes; that is left free before the deadline.
+        enough: seconds after which to stop, though never before the first pass is through.
 
     Returns:
         D of every stage, float64, or None where not even the first pass came to its end, or what comes after would take far too long.
@@ -84,7 +86,7 @@ def minimise(
     first, second = [torch.zeros_like(x) for x in state], [torch.zeros_like(x) for x in state]
     opened, count, since = time.perf_counter(), 0, 0
     best, found, kept = math.inf, None, [x.clone() for x in state]
-    slowest, until = 0.0, deadline.at
+    slowest, until = 0.0, min(deadline.at, opened + enough)
     while count < steps and rate > 1e-4:
         begun = time.perf_counter()
         part = min(1.0, max(count / steps, (begun - opened) / max(1e-9, until - opened)))
@@ -110,7 +112,7 @@ def minimise(
             rate, since = 0.5 * rate, 0
             continue
         slowest = max(slowest, time.perf_counter() - begun)
-        until = deadline.at - reserve * slowest
+        until = min(deadline.at - reserve * slowest, opened + enough)
         if count == 1 and not deadline.asked and reserve * slowest > 1.5 * deadline.left() + PATIENCE:
             return None
         if deadline.passed() or time.perf_counter() + slowest > until:

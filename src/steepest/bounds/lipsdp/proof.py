@@ -11,7 +11,7 @@ from torch import Tensor
 from steepest.bounds.lipsdp.propagation import Infeasible, Propagation
 from steepest.numerics.definite import proves_semidefinite_blocks
 from steepest.numerics.rounding import gamma
-from steepest.ops.lure import DenseForm, LureSystem
+from steepest.ops.lure import LureSystem
 
 MARGINS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """Tried on rho in turn. The checker encloses slopes by other formulas; the least covers what their rounding differs by."""
@@ -43,13 +43,12 @@ class Proof:
                 mass = sum(b.square().sum(0) for b in rows.values())
                 self.reach.index_add_(0, s.v_of, mass * s.middle.square())
 
-    def best(self, t: Tensor, propagation: Propagation | None, form: DenseForm | None) -> tuple[float, Tensor]:
+    def best(self, t: Tensor, propagation: Propagation) -> tuple[float, Tensor]:
         """The least bound that these multipliers, or capped ones, prove in floating point, and those it needs.
 
         Args:
-            t: of all stages.
-            propagation: float64, gives the least rho for multipliers, up to a common factor; or
-            form: gives it exactly, where it is small enough to be dense.
+            t: of all stages, up to a common factor.
+            propagation: float64, gives the least rho.
         """
         best, kept = math.inf, t
         scale = t.clamp(min=1e-290).median().item() if len(t) else 1.0
@@ -57,15 +56,27 @@ class Proof:
             capped = torch.minimum(t, cap * scale / self.reach) if cap < math.inf else t
             if cap < math.inf and torch.equal(capped, t):
                 break
-            rho, capped = _least_dense(form, capped) if form is not None else _least(propagation, capped)
-            for margin in MARGINS:
-                if rho * (1 + margin) >= best**2 * (1 - 1e-6) or not math.isfinite(rho):
-                    break
-                # Half of the margin lifts everything against the output's part, the other half the inputs.
-                if self.holds(capped * (1 + margin / 2), rho * (1 + margin)):
-                    best, kept = math.sqrt(rho * (1 + margin)) * (1 + 1e-12), capped * (1 + margin / 2)
-                    break
+            rho, capped = least_rho(propagation, capped)
+            if math.isfinite(rho):
+                value, used = self.first([(rho, capped)], best)
+                if value < best:
+                    best, kept = value, used
         return best, kept
+
+    def first(self, feasible: Sequence[tuple[float, Tensor]], below: float = math.inf) -> tuple[float, Tensor]:
+        """The least bound that any of several feasible points proves with a margin; infinite where none does.
+
+        Args:
+            feasible: rho and multipliers.
+            below: what else is proven already.
+        """
+        for value, margin, t in sorted(((r * (1 + m), m, t) for r, t in feasible for m in MARGINS), key=lambda c: c[0]):
+            if value >= below**2 * (1 - 1e-6):
+                break
+            # Half of the margin lifts everything against the output's part, the other half the inputs.
+            if self.holds(t * (1 + margin / 2), value):
+                return math.sqrt(value) * (1 + 1e-12), t * (1 + margin / 2)
+        return math.inf, feasible[0][1]
 
     def holds(self, t: Tensor, rho: float) -> bool:
         """Whether ``rho E + sum t P - C'C`` is positive semidefinite, whatever rounding does."""
@@ -131,8 +142,8 @@ def _add(blocks: dict[tuple[int, int], Tensor], i: int, j: int, value: Tensor) -
         blocks[i, j] = (torch.diag(old) if old.ndim == 1 else old) + (torch.diag(value) if value.ndim == 1 else value)
 
 
-def _least(propagation: Propagation | None, t: Tensor) -> tuple[float, Tensor]:
-    assert propagation is not None
+def least_rho(propagation: Propagation, t: Tensor) -> tuple[float, Tensor]:
+    """The least rho for which rho times these multipliers, or slightly smaller ones, are feasible, and those; infinite where none is."""
     stages: Sequence[tuple[int, int]] = [(s.first, s.last) for s in propagation.system.stages]
     for wider in (0.0, 1e-5, 1e-4, 1e-3, 1e-2):
         try:
@@ -142,19 +153,3 @@ def _least(propagation: Propagation | None, t: Tensor) -> tuple[float, Tensor]:
         rho = torch.linalg.eigvalsh(out)[-1].clamp(min=1e-290).item()
         return rho, rho * math.exp(-wider) * t
     return math.inf, t
-
-
-def _least_dense(form: DenseForm, t: Tensor) -> tuple[float, Tensor]:
-    n, C = form.inputs, form.C
-    G, H = t[form.G_of].sqrt()[:, None] * form.G, t[form.H_of].sqrt()[:, None] * form.H
-    inner = G.T @ G - H.T @ H - C.T @ C
-    try:
-        if C.shape[1] > n:
-            factor = torch.linalg.cholesky(inner[n:, n:])
-            half = torch.linalg.solve_triangular(factor, inner[n:, :n], upper=False)
-            rho = torch.linalg.eigvalsh(half.T @ half - inner[:n, :n])[-1].item()
-        else:
-            rho = torch.linalg.eigvalsh(-inner)[-1].item()
-    except RuntimeError:
-        return math.inf, t
-    return max(rho, 1e-290), t
