@@ -33,18 +33,22 @@ class Effort:
         seconds: limit of the search for a witness.
         starts: points ascended at once.
         upper_seconds: limit of the bounds that optimise.
+        steps: most first-order steps on multipliers.
+        exact: most variables for the interior point.
     """
 
     seconds: float
     starts: int
     upper_seconds: float
+    steps: int = 2000
+    exact: int = 1200
 
 
 LIMIT_SHARE = 0.8
 """Part of a time limit left to bounds and search; the rest is for the checker."""
 
 EFFORTS: dict[str, Effort] = {
-    "fast": Effort(3.0, 16, 5.0),
+    "fast": Effort(3.0, 16, 5.0, steps=30, exact=320),
     "normal": Effort(12.0, 32, 25.0),
     "high": Effort(60.0, 64, 240.0),
 }
@@ -156,7 +160,7 @@ class Bracketing:
         if norm == 2.0 and min(u.value for u in uppers) < math.inf:
             self.progress("multipliers for slope restrictions")
             deadline = self.stop.within(self._left(started, self.effort.upper_seconds))
-            uppers.append(LipSDP(deadline=deadline).bound(graph, domain, norm))
+            uppers.append(LipSDP(deadline=deadline, steps=self.effort.steps, exact=self.effort.exact).bound(graph, domain, norm))
             if uppers[-1].remark:
                 notes.append(uppers[-1].remark)
         return tuple(uppers)

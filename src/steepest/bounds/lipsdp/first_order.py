@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from steepest.bounds.lipsdp.propagation import Infeasible, OutOfTime, Propagation
+from steepest.bounds.lipsdp.starts import Start, closed_form
 from steepest.numerics.deadline import Deadline
 
 RATE = 0.1
@@ -30,6 +31,7 @@ def minimise(
     rate: float = RATE,
     steps: int = 2000,
     reserve: float = 0.0,
+    start: Start | None = None,
 ) -> list[Tensor] | None:
     """Multipliers ``1 / D`` with a small rho, up to a common factor.
 
@@ -43,13 +45,15 @@ def minimise(
         rate: Adam's, on ``log D``.
         steps: at most.
         reserve: how many times as long as a pass what comes after takes; that is left free before the deadline.
+        start: where to begin; by default the better of two in closed form, where there is time for both.
 
     Returns:
         D of every stage, float64, or None where not even the first pass came to its end, or what comes after would take far too long.
     """
-    stages = propagation.system.stages
-    logs = [torch.zeros(s.last - s.first, dtype=torch.float64) for s in stages]
-    ratios = [torch.zeros((), dtype=torch.float64) for _ in stages]
+    start = start or closed_form(propagation, deadline)
+    logs = [x.double().clone() for x in start.logs]
+    # The inverse of softplus, with which ratios stay positive.
+    ratios = [torch.tensor(r + math.log(-math.expm1(-r)), dtype=torch.float64) for r in start.ratios]
     state = [*logs, *ratios]
     first, second = [torch.zeros_like(x) for x in state], [torch.zeros_like(x) for x in state]
     opened, count, since = time.perf_counter(), 0, 0
