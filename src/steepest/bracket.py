@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steepest.bounds import ClarkeJacobian, LipSDP, Product
+from steepest.bounds import ClarkeJacobian, LipSDP, PieceLipSDP, Product, Splitting
 from steepest.capture.head import with_output
 from steepest.errors import SoundnessError
 from steepest.graph import Graph
@@ -46,6 +46,9 @@ class Effort:
 
 LIMIT_SHARE = 0.8
 """Part of a time limit left to bounds and search; the rest is for the checker."""
+
+SPLITTING = 0.4
+"""Part of the bounds' time that splitting has, where the network has few inputs."""
 
 EFFORTS: dict[str, Effort] = {
     "fast": Effort(3.0, 16, 5.0, steps=30, exact=320),
@@ -163,6 +166,11 @@ class Bracketing:
             uppers.append(LipSDP(deadline=deadline, steps=self.effort.steps, exact=self.effort.exact).bound(graph, domain, norm))
             if uppers[-1].remark:
                 notes.append(uppers[-1].remark)
+        deadline = self.stop.within(self._left(started, SPLITTING * self.effort.upper_seconds))
+        splitting = Splitting(jacobian.over, PieceLipSDP(), deadline)
+        if splitting.applies(graph, domain) and jacobian.applies(graph) and not self._limited(started):
+            self.progress("splitting the inputs")
+            uppers.append(splitting.bound(graph, domain, norm))
         return tuple(uppers)
 
     def _prove(

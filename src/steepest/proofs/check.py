@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from steepest.proofs.checker.box import Array, Box, norm_above, norm_below, point, widen
+from steepest.proofs.checker.cover import cover_proves
 from steepest.proofs.checker.linear import NodeLike
 from steepest.proofs.checker.slopes import slopes_prove
 from steepest.proofs.checker.statement import Malformed, Region, Statement, digest, read
@@ -117,6 +118,8 @@ def _upper(nodes: Sequence[NodeLike], statement: Statement, reasons: list[str]) 
             if statement.norm != 2.0:
                 raise ValueError("Slope restrictions bound the l2 norm alone.")
             proven = statement.bound if slopes_prove(nodes, boxes, statement.multipliers, statement.bound) else math.inf
+        elif statement.cover is not None:
+            proven = cover_proves(nodes, region.box, boxes, statement.cover, statement.norm, statement.bound)
         else:
             proven = jacobian_constant(nodes, statement.norm, boxes)
     except ValueError as error:

@@ -1,5 +1,6 @@
 """LipSDP: multipliers for slope restrictions."""
 
 from steepest.bounds.lipsdp.bound import LipSDP
+from steepest.bounds.lipsdp.piece import PieceLipSDP
 
-__all__ = ["LipSDP"]
+__all__ = ["LipSDP", "PieceLipSDP"]
