@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steepest.bounds import ClarkeJacobian, LipSDP, Product
+from steepest.bounds import ChannelLipSDP, ClarkeJacobian, LipSDP, PieceLipSDP, Product, Splitting
 from steepest.capture.head import with_output
 from steepest.errors import SoundnessError
 from steepest.graph import Graph
@@ -33,18 +33,28 @@ class Effort:
         seconds: limit of the search for a witness.
         starts: points ascended at once.
         upper_seconds: limit of the bounds that optimise.
+        steps: most first-order steps on multipliers.
+        exact: most variables for the interior point.
     """
 
     seconds: float
     starts: int
     upper_seconds: float
+    steps: int = 2000
+    exact: int = 1200
 
 
 LIMIT_SHARE = 0.8
 """Part of a time limit left to bounds and search; the rest is for the checker."""
 
+CHANNELS = 0.4
+"""Part of the bounds' time that multipliers per channel have, from which those per neuron start."""
+
+SPLITTING = 0.4
+"""Part of the bounds' time that splitting has, where the network has few inputs."""
+
 EFFORTS: dict[str, Effort] = {
-    "fast": Effort(3.0, 16, 5.0),
+    "fast": Effort(3.0, 16, 5.0, steps=30, exact=320),
     "normal": Effort(12.0, 32, 25.0),
     "high": Effort(60.0, 64, 240.0),
 }
@@ -156,9 +166,23 @@ class Bracketing:
         if norm == 2.0 and min(u.value for u in uppers) < math.inf:
             self.progress("multipliers for slope restrictions")
             deadline = self.stop.within(self._left(started, self.effort.upper_seconds))
-            uppers.append(LipSDP(deadline=deadline).bound(graph, domain, norm))
+            channels = ChannelLipSDP(deadline=deadline.share(CHANNELS), steps=self.effort.steps).bound(graph, domain, norm)
+            if channels.value < math.inf:
+                uppers.append(channels)
+            neurons = LipSDP(
+                deadline=deadline,
+                steps=self.effort.steps,
+                exact=self.effort.exact,
+                channels=channels if channels.value < math.inf else None,
+            )
+            uppers.append(neurons.bound(graph, domain, norm))
             if uppers[-1].remark:
                 notes.append(uppers[-1].remark)
+        deadline = self.stop.within(self._left(started, SPLITTING * self.effort.upper_seconds))
+        splitting = Splitting(jacobian.over, PieceLipSDP(), deadline)
+        if splitting.applies(graph, domain) and jacobian.applies(graph) and not self._limited(started):
+            self.progress("splitting the inputs")
+            uppers.append(splitting.bound(graph, domain, norm))
         return tuple(uppers)
 
     def _prove(

@@ -14,7 +14,7 @@ from steepest.capture.builder import Builder
 from steepest.numerics.deadline import Deadline
 from steepest.ops.region import enclose_domain
 from steepest.ops.torus import Unfit, torus_system
-from steepest.ops.torus_maps import Frequencies, Matrix, Rows
+from steepest.ops.torus_maps import Diagonal, Frequencies, Matrix, Rows
 from steepest.proofs.certificate import write_certificate
 from steepest.proofs.check import check
 from steepest.results import Domain
@@ -94,6 +94,8 @@ def written_out(m, frequencies, stride):
     """A map as a matrix between flattened fields on the torus."""
     if isinstance(m, Matrix):
         return m.matrix
+    if isinstance(m, Diagonal):
+        return torch.diag(m.weight.repeat_interleave(1 if stride is None else math.prod(frequencies.size(stride))))
     size = frequencies.size(stride)
     if isinstance(m, Rows):
         full = torch.zeros(*m.rows.shape[:2], *size, dtype=torch.float64)

@@ -1,7 +1,8 @@
 """One file per algorithm that bounds a Lipschitz constant from above; none knows another."""
 
 from steepest.bounds.jacobian import ClarkeJacobian
-from steepest.bounds.lipsdp import LipSDP
+from steepest.bounds.lipsdp import ChannelLipSDP, LipSDP, PieceLipSDP
 from steepest.bounds.product import Product
+from steepest.bounds.splitting import Splitting
 
-__all__ = ["ClarkeJacobian", "LipSDP", "Product"]
+__all__ = ["ChannelLipSDP", "ClarkeJacobian", "LipSDP", "PieceLipSDP", "Product", "Splitting"]

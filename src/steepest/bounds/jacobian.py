@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from steepest.graph import Graph
 from steepest.numerics.interval import Interval
@@ -53,14 +54,26 @@ class ClarkeJacobian:
             The bound, infinite where some derivative is unbounded over its enclosure.
         """
         started = time.perf_counter()
-        xs = enclose_domain(graph, domain)
+        value = self.over(graph, enclose_domain(graph, domain), norm).item()
+        return UpperBound(self.name, value, (), time.perf_counter() - started, None)
+
+    def over(self, graph: Graph, xs: list[Interval], norm: float) -> Tensor:
+        """Bound the norm of every Clarke Jacobian over enclosures, ``[*lead]``.
+
+        Args:
+            graph: the network.
+            xs: of every node, ``[*lead, *node shape]``.
+            norm: 1, 2 or inf, at both ends.
+        """
         rows, columns = math.prod(graph.shape), math.prod(graph.input_shape)
-        step = max(1, self.entries // max(math.prod(node.shape) for node in graph.nodes))
+        lead = xs[0].shape[: xs[0].lo.ndim - len(graph.input_shape)]
+        step = max(1, self.entries // (max(math.prod(node.shape) for node in graph.nodes) * math.prod(lead)))
         parts = []
         for chunk in torch.eye(rows, dtype=torch.float64).split(step):
             jacobian = pull_back(graph, Interval.point(chunk.reshape(-1, *graph.shape)), xs)
-            parts.append(jacobian.map(lambda t: t.reshape(-1, columns)))
-        whole = Interval(torch.cat([part.lo for part in parts]), torch.cat([part.hi for part in parts]))
+            parts.append(
+                jacobian.map(lambda t: t.expand(*lead, *t.shape[len(t.shape) - 1 - len(graph.input_shape) :]).reshape(*lead, -1, columns))
+            )
+        whole = Interval(torch.cat([part.lo for part in parts], -2), torch.cat([part.hi for part in parts], -2))
         centre, radius = whole.centre_radius()
-        value = interval_norm_above(centre, radius, norm).item()
-        return UpperBound(self.name, value, (), time.perf_counter() - started, None)
+        return interval_norm_above(centre, radius, norm)

@@ -135,7 +135,7 @@ class Flow:
                 self._sources[key] = tuple(sorted({s for _, i in self.signals[target].terms for s in self.sources(i, basis)}))
         return self._sources[key]
 
-    def _path(self, target: int, source: int, basis: frozenset[int]) -> tuple[int, ...]:
+    def path(self, target: int, source: int, basis: frozenset[int]) -> tuple[int, ...]:
         """The signals between, in order."""
         key = (target, source, basis)
         if key not in self._paths:
@@ -154,7 +154,7 @@ class Flow:
         if target == source:
             return rows
         values = {source: rows}
-        path = self._path(target, source, basis)
+        path = self.path(target, source, basis)
         last = {j: i for i in path for _, j in self.signals[i].terms}
         for i in path:
             parts = [m.apply(values[j]) for m, j in self.signals[i].terms if j in values]
@@ -168,7 +168,7 @@ class Flow:
         if target in basis:
             return {target: rows} if only in (None, target) else {}
         wanted = self.sources(target, basis) if only is None else (only,)
-        between = {i for s in wanted for i in self._path(target, s, basis)}
+        between = {i for s in wanted for i in self.path(target, s, basis)}
         values = {target: rows}
         for i in sorted(between, reverse=True):
             value = values.pop(i)

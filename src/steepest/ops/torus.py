@@ -20,7 +20,7 @@ from steepest.ops.lure import Stage
 from steepest.ops.rearrange import Select
 from steepest.ops.scale import Scale
 from steepest.ops.signals import unit_rows
-from steepest.ops.torus_maps import Frequencies, Matrix, Rows, Stride, Taps, TorusMap
+from steepest.ops.torus_maps import Diagonal, Frequencies, Matrix, Rows, Stride, Taps, TorusMap
 
 _LARGEST_VECTOR = 4096
 _PAIRED = 2**27
@@ -234,8 +234,7 @@ class _Layout:
         if isinstance(op, Conv) and op.in_shapes[0][0] == 1:
             return self._conv(op, x)
         if isinstance(op, Scale) and op.weight.ndim == 2 + self.axes and count(tuple(op.weight.shape[2:])) == 1:
-            weight = torch.diag(op.weight.flatten().expand(channels))[:, :, None]
-            return replace(x, signal=self._through(x.signal, Taps(weight, self._zero(), (1,) * self.axes)))
+            return replace(x, signal=self._sum((op.weight.flatten().expand(channels), x.signal)))
         if isinstance(op, Select) and len(op.shape) == 2 + self.axes:
             return self._shifted(op, x)
         return None
@@ -291,25 +290,27 @@ class _Layout:
 
     def _join(self, op: Add | Concat, xs: list[_Value]) -> _Value:
         kinds = {(self.signals[x.signal].stride, x.extent) for x in xs if x.extent is not None and not x.pending}
-        if len(kinds) == 1 and all(x.extent is not None and not x.pending for x in xs) and (isinstance(op, Add) or op.axis == 1):
-            ((stride, extent),) = kinds
-            sizes = [self.signals[x.signal].channels for x in xs]
-            clean = all(x.clean for x in xs)
-            if isinstance(op, Add):
-                weights = [sign * torch.eye(sizes[0], dtype=torch.float64) for sign in op.signs]
-            else:
-                weights = list(torch.eye(sum(sizes), dtype=torch.float64).split(sizes, 1))
-            unit = (1,) * self.axes
-            terms = [(Taps(w[:, :, None], self._zero(), unit), x.signal) for w, x in zip(weights, xs, strict=True)]
-            return _Value(self._add(len(weights[0]), stride, *terms), extent, clean)
-        vectors = [self._vector(x) for x in xs]
+        fields = len(kinds) == 1 and all(x.extent is not None and not x.pending for x in xs) and (isinstance(op, Add) or op.axis == 1)
+        signals = [x.signal for x in xs] if fields else [self._vector(x) for x in xs]
+        extent, clean = (xs[0].extent, all(x.clean for x in xs)) if fields else (None, True)
         if isinstance(op, Add):
-            matrices = [sign * torch.eye(count(op.shape), dtype=torch.float64) for sign in op.signs]
+            return _Value(self._sum(*zip(map(float, op.signs), signals, strict=True)), extent, clean)
+        sizes = [self.signals[s].channels for s in signals]
+        stride = self.signals[signals[0]].stride
+        if fields:
+            parts = torch.eye(sum(sizes), dtype=torch.float64)[:, :, None].split(sizes, 1)
+            maps: list[TorusMap] = [Taps(p, self._zero(), (1,) * self.axes) for p in parts]
         else:
-            sizes = [count(s) for s in op.in_shapes]
             order = op.evaluate(*(t.reshape(s) for t, s in zip(torch.arange(sum(sizes)).split(sizes), op.in_shapes, strict=True)))
-            matrices = list(torch.eye(sum(sizes), dtype=torch.float64)[order.flatten()].split(sizes, 1))
-        return _Value(self._add(len(matrices[0]), None, *((Matrix(m), v) for m, v in zip(matrices, vectors, strict=True))))
+            maps = [Matrix(p) for p in torch.eye(sum(sizes), dtype=torch.float64)[order.flatten()].split(sizes, 1)]
+        return _Value(self._add(sum(sizes), stride, *zip(maps, signals, strict=True)), extent, clean)
+
+    def _sum(self, *terms: tuple[float | Tensor, int]) -> int:
+        """``sum weight x`` of signals of one kind, channel by channel."""
+        like = self.signals[terms[0][1]]
+        step = None if like.stride is None else (1,) * self.axes
+        one = torch.ones(like.channels, dtype=torch.float64)
+        return self._add(like.channels, like.stride, *((Diagonal(w * one, step), s) for w, s in terms))
 
     # Nonlinearities.
 
@@ -357,14 +358,12 @@ class _Layout:
             return _Value(z, out, True), (channels,)
         eye = torch.eye(channels, dtype=torch.float64)[:, :, None]
         entries = [self._through(x.signal, Taps(eye, torch.tensor([o]), step)) for o in offsets]
-        unit, zero = (1,) * self.axes, self._zero()
-        half = torch.zeros(channels, dtype=torch.float64)
+        zero = torch.zeros(channels, dtype=torch.float64)
         while len(entries) > 1:
             merged = []
             for a, b in zip(entries[::2], entries[1::2], strict=False):
-                difference = self._add(channels, coarse, (Taps(eye, zero, unit), a), (Taps(-eye, zero, unit), b))
-                part = self._restrict(k, difference, half, half + 1.0)
-                merged.append(self._add(channels, coarse, (Taps(eye, zero, unit), part), (Taps(eye, zero, unit), b)))
+                part = self._restrict(k, self._sum((1.0, a), (-1.0, b)), zero, zero + 1.0)
+                merged.append(self._sum((1.0, part), (1.0, b)))
             entries = merged + ([entries[-1]] if len(entries) % 2 else [])
         return replace(value, signal=entries[0]), (len(offsets) - 1, channels)
 

@@ -104,6 +104,8 @@ class TorusMap(ABC):
     def symbol(self, frequencies: Frequencies, stride: Stride) -> Tensor:
         """What it does to the amplitudes of unit waves, before folding: complex128 ``[R, aliases, out, in]``, float64 for vectors.
 
+        A diagonal map gives its diagonal, float64 ``[1, 1, channels]``.
+
         Args:
             frequencies: of the torus.
             stride: of the field it reads.
@@ -140,6 +142,28 @@ class Taps(TorusMap):
         waves = frequencies.waves(stride, self.offset)
         flat = self.weight.flatten(0, 1).mT / math.sqrt(math.prod(self.step))
         return torch.complex(waves.real @ flat, waves.imag @ flat).unflatten(-1, self.weight.shape[:2])
+
+
+@dataclass(frozen=True, eq=False)
+class Diagonal(TorusMap):
+    """``y = weight x``, channel by channel, at every position.
+
+    Args:
+        weight: float64 ``[channels]``.
+        step: one along each axis, None for vectors.
+    """
+
+    weight: Tensor
+    step: Stride
+
+    @property
+    def steps(self) -> Stride:
+        """Positions stay."""
+        return self.step
+
+    def symbol(self, frequencies: Frequencies, stride: Stride) -> Tensor:
+        """The weights, ``[1, 1, channels]``: a diagonal instead of a matrix."""
+        return self.weight[None, None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,7 +35,12 @@ def write_certificate(
         "output": None if output is None else list(output),
         "norm": NORM_NAMES[norm],
         "domain": domain.to_json(),
-        "upper": {"bound": number_to_json(upper.value), "method": upper.method, "steps": [step.to_json() for step in upper.steps]},
+        "upper": {
+            "bound": number_to_json(upper.value),
+            "method": upper.method,
+            "steps": [step.to_json() for step in upper.steps],
+            **({} if upper.cover is None else {"cover": upper.cover.to_json()}),
+        },
         "lower": None if lower is None else {"bound": lower.value, "x": array_to_json(lower.x), "y": array_to_json(lower.y)},
         "versions": versions(),
         "assumptions": _assumptions(record),

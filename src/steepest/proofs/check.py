@@ -12,6 +12,7 @@ import numpy as np
 
 from steepest.proofs.checker.box import Array, Box, norm_above, norm_below, point, widen
 from steepest.proofs.checker.covariance import channels_prove
+from steepest.proofs.checker.cover import cover_proves
 from steepest.proofs.checker.linear import NodeLike
 from steepest.proofs.checker.slopes import slopes_prove
 from steepest.proofs.checker.statement import Malformed, Region, Statement, digest, read
@@ -114,6 +115,8 @@ def _upper(nodes: Sequence[NodeLike], statement: Statement, reasons: list[str]) 
     try:
         if statement.method == "product":
             proven = product_constant(nodes, statement.norm, boxes, statement.claims)
+        elif statement.cover is not None:
+            proven = cover_proves(nodes, region.box, boxes, statement.cover, statement.norm, statement.bound)
         elif statement.method == "jacobian":
             proven = jacobian_constant(nodes, statement.norm, boxes)
         elif statement.norm != 2.0:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from steepest.results.cover import Cover
 from steepest.results.domain import NORM_NAMES, Domain, array_to_json, number_to_json
 
 
@@ -32,7 +33,7 @@ class UpperBound:
     """A proven upper bound and the argument for it.
 
     Args:
-        method: the algorithm's name: ``product``, ``jacobian`` or ``lipsdp``.
+        method: the algorithm's name: ``product``, ``jacobian``, ``lipsdp`` or ``splitting``.
         value: the bound, possibly infinite.
         steps: what the checker follows.
         seconds: wall time it took.
@@ -40,6 +41,7 @@ class UpperBound:
         gap: where the method optimises, how far at most the square of the bound is above the method's optimum, relatively; or None.
         history: (seconds since the method began, value): how it fell; the last entry is the proven value.
         remark: where the method gives nothing, why.
+        cover: where the argument goes by pieces, those.
     """
 
     method: str
@@ -50,6 +52,7 @@ class UpperBound:
     gap: float | None = None
     history: tuple[tuple[float, float], ...] = ()
     remark: str = ""
+    cover: Cover | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,5 +2,6 @@
 
 from steepest.bounds.lipsdp.bound import LipSDP
 from steepest.bounds.lipsdp.channels import ChannelLipSDP
+from steepest.bounds.lipsdp.piece import PieceLipSDP
 
-__all__ = ["ChannelLipSDP", "LipSDP"]
+__all__ = ["ChannelLipSDP", "LipSDP", "PieceLipSDP"]

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from steepest.bounds.lipsdp.first_order import minimise
+from steepest.bounds.lipsdp.first_order import RATE, minimise
 from steepest.bounds.lipsdp.plan import plan
 from steepest.bounds.lipsdp.program import quadratic_program
 from steepest.bounds.lipsdp.proof import Proof, least_rho
-from steepest.bounds.lipsdp.propagation import Propagation
+from steepest.bounds.lipsdp.propagation import Infeasible, OutOfTime, Propagation
+from steepest.bounds.lipsdp.starts import Start, absolute, by_neuron, closed_form
 from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
 from steepest.numerics.interior_point import Iterate, interior_point
@@ -27,6 +28,10 @@ from steepest.results import Domain, Step, UpperBound
 
 WIDER = 1.02
 """The interior point starts this much inside: close to where the first-order steps ended, with room to move."""
+
+
+WARM_RATE = 0.03
+"""Of the first-order method where it begins from multipliers that are good already."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class LipSDP:
         steps: most first-order steps.
         exact: most entries of the input and all nonlinearities for the interior point; fewer where time is short.
         largest: most entries of a signal whose covariance is held dense.
+        channels: what one multiplier per channel gave, where to begin.
         entries: most numbers in the blocks of the matrix that is the proof.
 
     Source: Fazlyab et al. 2019 (LipSDP-Neuron); Xu and Sivaranjani 2024 (ECLipsE), of which the propagation is the general form.
@@ -57,6 +63,7 @@ class LipSDP:
     exact: int = 6000
     largest: int = 5200
     entries: int = 3 * 2**25
+    channels: UpperBound | None = None
 
     def bound(self, graph: Graph, domain: Domain, norm: float) -> UpperBound:
         """Bound ``|f(x) - f(y)|_2 <= L |x - y|_2`` for x, y in the domain, which must be convex.
@@ -127,13 +134,24 @@ class LipSDP:
         # as much as about five of its iterations take is well spent on where it starts.
         reserve = 6.0 if first is not exact else 3.0 if program is None else 0.0
         enough = math.inf if program is None else min(5.0 * _seconds(program), 0.35 * self.deadline.left())
-        found = minimise(first, self.deadline, seen, steps=self.steps, reserve=reserve, enough=enough)
+        start, rate = self._start(system, first)
+        found = minimise(first, self.deadline, seen, rate, self.steps, reserve, enough, start)
         if found is None:
             return None
         t = 1.0 / torch.cat(found)
         if program is None:
             return *proof.best(t, exact), 0.0
         return self._finish(program, proof, exact, t, seen)
+
+    def _start(self, system: LureSystem, propagation: Propagation) -> tuple[Start, float]:
+        """Where to begin, and how fast: slowly from what one multiplier per channel has come to."""
+        d = None if self.channels is None else by_neuron(system, self.channels)
+        if d is not None:
+            try:
+                return absolute(propagation, d, self.deadline)[1], WARM_RATE
+            except (Infeasible, OutOfTime):
+                pass
+        return closed_form(propagation, self.deadline), RATE
 
     def _finish(
         self, program: QuadraticProgram, proof: Proof, exact: Propagation, t: Tensor, seen: Callable[[float], None]

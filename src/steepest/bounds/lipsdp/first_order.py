@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from steepest.bounds.lipsdp.propagation import Infeasible, OutOfTime
+from steepest.bounds.lipsdp.starts import HasStages, Start, even
 from steepest.numerics.deadline import Deadline
-from steepest.ops.lure import Stage
 
 RATE = 0.1
 """Of the logarithms of the multipliers."""
@@ -23,15 +23,6 @@ PATIENCE = 10.0
 
 LOSS = 1.2
 """A step that leaves rho this much above the best is taken back."""
-
-
-class HasStages(Protocol):
-    """A network with slope restrictions."""
-
-    @property
-    def stages(self) -> Sequence[Stage]:
-        """Each with its multipliers."""
-        ...
 
 
 class Propagates(Protocol):
@@ -61,6 +52,7 @@ def minimise(
     steps: int = 2000,
     reserve: float = 0.0,
     enough: float = math.inf,
+    start: Start | None = None,
 ) -> list[Tensor] | None:
     """Multipliers ``1 / D`` with a small rho, up to a common factor.
 
@@ -75,13 +67,15 @@ def minimise(
         steps: at most.
         reserve: how many times as long as a pass what comes after takes; that is left free before the deadline.
         enough: seconds after which to stop, though never before the first pass is through.
+        start: where to begin; by default D alike within a stage.
 
     Returns:
         D of every stage, float64, or None where not even the first pass came to its end, or what comes after would take far too long.
     """
-    stages = propagation.system.stages
-    logs = [torch.zeros(s.last - s.first, dtype=torch.float64) for s in stages]
-    ratios = [torch.zeros((), dtype=torch.float64) for _ in stages]
+    start = start or even(propagation.system)
+    logs = [x.double().clone() for x in start.logs]
+    # The inverse of softplus, with which ratios stay positive.
+    ratios = [torch.tensor(r + math.log(-math.expm1(-r)), dtype=torch.float64) for r in start.ratios]
     state = [*logs, *ratios]
     first, second = [torch.zeros_like(x) for x in state], [torch.zeros_like(x) for x in state]
     opened, count, since = time.perf_counter(), 0, 0

@@ -176,12 +176,12 @@ class TorusPropagation:
             for i, (_, s) in enumerate(terms):
                 c = _get(cov, s, b)
                 if c is not None:
-                    part = _times(self.frequencies.spread(self._symbol(t, i), at, level), c)
+                    part = _times(self._spread(self._symbol(t, i), at, level), c)
                     halves[b] = halves[b] + part if b in halves else part
         total = None
         for i, (_, s) in enumerate(terms):
             if s in halves:
-                part = self.frequencies.fold(_times(halves[s], self._symbol(t, i).mH), at, own)
+                part = self.frequencies.fold(_times_star(halves[s], self._symbol(t, i)), at, own)
                 total = part if total is None else total + part
         assert total is not None
         for b, half in halves.items():
@@ -256,6 +256,9 @@ class TorusPropagation:
             raise Infeasible
         return top, where, v.flatten(0, 1)[where, :, 0]
 
+    def _spread(self, symbol: Tensor, coarse: Stride, fine: Stride) -> Tensor:
+        return symbol if symbol.ndim == 3 else self.frequencies.spread(symbol, coarse, fine)
+
     # Backwards.
 
     def gradient(self, records: list[_Record], directions: Tensor, weights: Tensor) -> tuple[list[Tensor], list[float]]:
@@ -280,7 +283,9 @@ class TorusPropagation:
         if rows is None:
             return
         for i, (_, s) in enumerate(self.system.signals[t].terms):
-            part = _times(self.frequencies.spread(rows, self.strides[t], self.strides[s]), beam.at(self._symbol(t, i)))
+            symbol = self._symbol(t, i)
+            rows_s = self.frequencies.spread(rows, self.strides[t], self.strides[s])
+            part = rows_s * symbol[:, :, None] if symbol.ndim == 3 else _times(rows_s, beam.at(symbol))
             beam.rows[s] = beam.rows[s] + part if s in beam.rows else part
 
     def _pull_stage(self, record: _Record, every: _Beam, single: _Beam, logs: dict[int, Tensor], ratios: dict[int, float]) -> None:
@@ -370,8 +375,15 @@ class _Beam:
             self.rows[s] = torch.cat([old, rows if s == signal else old.new_zeros(1, *old.shape[1:])])
 
 
+def _times_star(a: Tensor, symbol: Tensor) -> Tensor:
+    """``A S*`` for a symbol S, which may be a diagonal."""
+    return a * symbol[:, :, None] if symbol.ndim == 3 else _times(a, symbol.mH)
+
+
 def _times(a: Tensor, b: Tensor) -> Tensor:
-    """A product of batches of matrices, one of which may be real."""
+    """A product of batches of matrices, one of which may be real, the first a diagonal."""
+    if a.ndim == 3:
+        return a[..., None] * b
     if a.is_complex() != b.is_complex():
         a, b = (x if x.is_complex() else x.to((b if b.is_complex() else a).dtype) for x in (a, b))
     return a @ b

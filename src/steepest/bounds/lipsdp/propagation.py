@@ -168,11 +168,9 @@ class Propagation:
 
         Where the eigenvalue was found too small for the ratio, it is looked for longer.
         """
-        top, vector, d = 1.0, None, e
         for steps in (12, 100):
-            if ratio is not None:
-                top, vector = self._top(k, len(root), times, root, steps)
-                d = (1.0 + ratio) * top * e
+            top, vector = self._top(k, len(root), times, root, steps)
+            d = e if ratio is None else (1.0 + ratio) * top * e
             factor, info = torch.linalg.cholesky_ex(slack(d))
             if info.item() == 0:
                 return d, top, vector, factor

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from steepest.proofs.checker.box import Array, Box
+from steepest.proofs.checker.cover import Cover
 from steepest.proofs.checker.linear import NodeLike, Shape
 
 FORMAT = "steepest-certificate/1"
-METHODS = ("product", "jacobian", "lipsdp", "lipsdp-channel")
+METHODS = ("product", "jacobian", "lipsdp", "lipsdp-channel", "splitting")
 NORMS = {"1": 1.0, "2": 2.0, "inf": math.inf}
 _LARGEST = 10**9
+_MOST = 10**6
 
 
 class Malformed(ValueError):
@@ -48,6 +50,7 @@ class Statement:
     method: str
     claims: dict[int, float]
     multipliers: dict[int, Array]
+    cover: Cover | None
     lower: float
     pair: tuple[Array, Array] | None
 
@@ -115,6 +118,7 @@ def read(certificate: Any, shape: Shape, outputs: int) -> Statement:
         method,
         {k: _number(v, "the gain of a step") for k, v in _steps(upper.get("steps"), "gain").items()} if not optimised else {},
         {k: _multipliers(v) for k, v in _steps(upper.get("steps"), "multipliers").items()} if optimised else {},
+        _cover(upper.get("cover"), shape) if method == "splitting" else None,
         lower,
         pair,
     )
@@ -134,10 +138,10 @@ def _number(value: Any, where: str, infinite: bool = False) -> float:
     return float(value)
 
 
-def _array(value: Any, where: str, shape: Shape) -> Array:
+def _array(value: Any, where: str, shape: Shape, dtype: str = "float64") -> Array:
     entry = _object(value, where)
-    if entry.get("dtype") != "float64" or not isinstance(entry.get("base64"), str) or entry.get("shape") != list(shape):
-        raise Malformed(f"{where} is not a float64 array of shape {list(shape)}.")
+    if entry.get("dtype") != dtype or not isinstance(entry.get("base64"), str) or entry.get("shape") != list(shape):
+        raise Malformed(f"{where} is not a {dtype} array of shape {list(shape)}.")
     count = math.prod(shape)
     try:
         raw = base64.b64decode(entry["base64"], validate=True)
@@ -145,7 +149,7 @@ def _array(value: Any, where: str, shape: Shape) -> Array:
         raise Malformed(f"{where} is not valid base64.") from error
     if count > _LARGEST or len(raw) != 8 * count:
         raise Malformed(f"{where} does not hold {count} numbers.")
-    array = np.frombuffer(raw, dtype="<f8").astype(np.float64).reshape(shape)
+    array = np.frombuffer(raw, dtype=np.dtype(dtype).newbyteorder("<")).astype(dtype).reshape(shape)
     if np.isnan(array).any():
         raise Malformed(f"{where} holds NaN.")
     return array
@@ -178,6 +182,26 @@ def _multipliers(value: Any) -> Array:
     if not isinstance(shape, list) or not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= _LARGEST for n in shape):
         raise Malformed("The multipliers of a step have no shape.")
     return _array(value, "the multipliers of a step", tuple(shape))
+
+
+def _cover(value: Any, shape: Shape) -> Cover:
+    entry = _object(value, "upper.cover")
+    size = _object(entry.get("at"), "upper.cover.at").get("shape")
+    pieces = entry.get("pieces")
+    if (
+        not isinstance(size, list)
+        or len(size) != 1
+        or not isinstance(size[0], int)
+        or not 0 < size[0] <= _MOST
+        or not isinstance(pieces, list)
+    ):
+        raise Malformed("The cover of the domain is not a list of nodes and one of pieces.")
+    return Cover(
+        _array(entry.get("scale"), "upper.cover.scale", (math.prod(shape),)),
+        _array(entry.get("coordinate"), "upper.cover.coordinate", (size[0],), "int64"),
+        _array(entry.get("at"), "upper.cover.at", (size[0],)),
+        tuple({k: _multipliers(v) for k, v in _steps(piece, "multipliers").items()} for piece in pieces),
+    )
 
 
 def _region(domain: Mapping[str, Any], shape: Shape) -> Region:

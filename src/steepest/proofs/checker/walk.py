@@ -99,8 +99,12 @@ def jacobian_constant(nodes: Sequence[NodeLike], p: float, boxes: Sequence[Box],
         unit[np.arange(len(unit)), i + np.arange(len(unit))] = 1.0
         part = _pull(nodes, point(unit.reshape(-1, *nodes[-1].shape)), boxes)
         parts.append(part.moved(lambda t: t.reshape(-1, columns)))
-    whole = Box(np.concatenate([b.lo for b in parts]), np.concatenate([b.hi for b in parts]))
-    size = whole.size
+    return matrix_constant(Box(np.concatenate([b.lo for b in parts]), np.concatenate([b.hi for b in parts])), p)
+
+
+def matrix_constant(whole: Box, p: float) -> float:
+    """Upper bound of the operator norm of every matrix in a box."""
+    rows, size = len(whole.lo), whole.size
     if not np.isfinite(size).all():
         return math.inf
     if p == math.inf:
