@@ -31,8 +31,8 @@ KEPT = 8
 SHORTEST = 300
 """Steps of the shortest climb from fresh starts; others take 2, 4, 8 times as many."""
 
-POLISH = 200
-"""Steps of a climb from what was found."""
+POLISH = 800
+"""Steps of the shortest climb from what such a one found."""
 
 GENERATIONS = 800
 """Of an evolution from a fresh sample."""
@@ -105,13 +105,14 @@ class GradientAscent:
 
     def _explore(self, landscape: Landscape, terrain: Terrain, generator: torch.Generator, budget: Budget) -> Found:
         """Fresh starts, each improved; then the best alone."""
-        few = landscape.inputs <= FEW
         starts = max(1, min(self.starts, max(4, 2**19 // landscape.entries)))
-        if few:
+        evolving = landscape.inputs <= FEW and landscape.entries <= 2**13
+        if evolving:
             starts = max(starts, min(8 * starts, 2**17 // landscape.entries))
         grounds = [terrain]
-        if few and terrain.domain.kind == "all":
+        if evolving and terrain.domain.kind == "all":
             grounds += terrain.boxes(landscape.graph.input_shape, 4)
+        polish = 200 if evolving else POLISH
         fresh, scales, left = budget.share(0.7), Scales.of(terrain), self.steps
         whole = fresh.left()
         best = _sample(landscape, terrain, generator, 8 * starts, 4, fresh.share(0.05)).best(KEPT)
@@ -121,32 +122,37 @@ class GradientAscent:
                 break
             ground = grounds[turn % len(grounds)]
             found = best
-            if few:
-                evolution = Evolution.sized(landscape, min(left, GENERATIONS))
+            if evolving:
+                evolution = Evolution.sized(landscape, max(1, min(left, GENERATIONS)))
                 pool = _sample(landscape, ground, generator, 8 * starts, 4, fresh.share(0.1))
-                found = evolution.run(landscape, ground, pool, generator, fresh.share(0.3))
+                found = evolution.run(landscape, ground, pool, generator, fresh.share(0.4))
                 left -= evolution.generations
             spread = scales.draw(starts, generator)
             begin = _mixed(landscape, ground, spread, generator)
             # Gates that begin softer suit some networks, and harder ones others.
             soft = (0.7 if ground.domain.kind == "all" else 0.3) * (1.0, 2.0)[turn % 2]
             climb = Climb(max(1, min(left, SHORTEST * length)), soft, 100.0, 0.1)
-            climbed = climb.run(landscape, ground.chart(begin.x), begin, fresh.share(0.4))
+            climbed = climb.run(landscape, ground.chart(begin.x), begin, fresh.share(0.35))
             left -= climb.steps
             if ground is terrain:
                 scales.learn(spread, climbed.value)
             found = climbed.joined(found).best(4)
-            left, found = _polished(landscape, terrain, found, left, starts // 2, generator, fresh.share(0.3))
+            steps = max(1, min(left, polish * length))
+            found = _polished(landscape, ground, found, steps, (4.0, 2.0)[turn % 2], starts // 2, generator, fresh.share(0.9))
+            left -= steps
             best = best.joined(found).best(KEPT)
         ending = budget.left()
+        turn = 0
         while left > 0 and not budget.passed():
             spent = 1.0 - (left / (0.3 * self.steps) if ending == math.inf else budget.left() / ending)
-            best = best.best(max(1, KEPT >> int(4 * max(0.0, spent))))
-            if few:
+            best = best.best(max(1, KEPT >> 1 + int(3 * max(0.0, spent))))
+            if evolving:
                 evolution = Evolution.sized(landscape, min(left, GENERATIONS // 4))
                 best = evolution.run(landscape, terrain, best, generator, budget.share(0.3))
                 left -= evolution.generations
-            left, best = _polished(landscape, terrain, best, left, starts // 2, generator, budget)
+            steps = min(left, 2 * polish)
+            best = _polished(landscape, terrain, best, steps, (4.0, 2.0)[turn % 2], starts // 2, generator, budget)
+            left, turn = left - steps, turn + 1
         return best
 
 
@@ -191,23 +197,21 @@ def _mixed(landscape: Landscape, terrain: Terrain, spread: Tensor, generator: to
 
 
 def _polished(
-    landscape: Landscape, terrain: Terrain, found: Found, left: int, rows: int, generator: torch.Generator, budget: Budget
-) -> tuple[int, Found]:
-    """Every point, or what short climbs at small rates find beside it, with harder gates; and the steps that are left."""
+    landscape: Landscape, terrain: Terrain, found: Found, steps: int, soft: float, rows: int, generator: torch.Generator, budget: Budget
+) -> Found:
+    """Every point, or what climbs at small rates with harder gates find beside it."""
     count = len(found.x)
     copies = max(1, rows // count)
     parents = found.take(torch.arange(count).repeat(copies))
-    draw = torch.rand(len(parents.x), 2, generator=generator, dtype=terrain.dtype)
-    share = 10 ** (1.6 * draw[:, :1] - 2.3)
-    moved = torch.rand(len(parents.x), 1, generator=generator) < 0.75
-    x = torch.where(moved, terrain.jitter(parents.x, share, generator), parents.x)
-    rate = (1.0 if terrain.domain.kind == "all" else 3.0) * 10 ** (0.8 * draw[:, 1:] - 2.6)
+    draw = torch.rand(len(parents.x), 3, generator=generator, dtype=terrain.dtype)
+    moved = terrain.jitter(parents.x, 10 ** (1.6 * draw[:, :1] - 2.3), generator)
+    x = torch.where(draw[:, 1:2] < 0.75, moved, parents.x)
+    rate = (1.0 if terrain.domain.kind == "all" else 3.0) * 10 ** (1.2 * draw[:, 2:] - 2.6)
     value, v = landscape.hard(x, parents.v, 2)
-    climb = Climb(max(1, min(left, POLISH)), 5.0, 200.0, rate)
-    climbed = climb.run(landscape, terrain.chart(x), Found(x, v, value), budget)
+    climbed = Climb(steps, soft, 200.0, rate).run(landscape, terrain.chart(x), Found(x, v, value), budget)
     for copy in range(copies):
         found = found.improved(climbed.take(torch.arange(count) + copy * count))
-    return left - climb.steps, found
+    return found
 
 
 def _precision(graph: Graph, domain: Domain) -> torch.dtype:
