@@ -114,16 +114,16 @@ class GradientAscent:
             grounds += terrain.boxes(landscape.graph.input_shape, 4)
         polish = 200 if evolving else POLISH
         fresh, scales, left = budget.share(0.7), Scales.of(terrain), self.steps
-        whole = fresh.left()
+        whole, kept = fresh.left(), 0.3 * self.steps
         best = _sample(landscape, terrain, generator, 8 * starts, 4, fresh.share(0.05)).best(KEPT)
         for turn, length in enumerate(_luby()):
             # What is left must suffice for a climb that is worth it.
-            if turn and (fresh.passed() or fresh.left() < 0.1 * whole or left < 0.3 * self.steps):
+            if turn and (fresh.passed() or fresh.left() < 0.1 * whole or left <= kept):
                 break
             ground = grounds[turn % len(grounds)]
             found = best
             if evolving:
-                evolution = Evolution.sized(landscape, max(1, min(left, GENERATIONS)))
+                evolution = Evolution.sized(landscape, _within(GENERATIONS, 0.4 * (left - kept)))
                 pool = _sample(landscape, ground, generator, 8 * starts, 4, fresh.share(0.1))
                 found = evolution.run(landscape, ground, pool, generator, fresh.share(0.4))
                 left -= evolution.generations
@@ -131,20 +131,20 @@ class GradientAscent:
             begin = _mixed(landscape, ground, spread, generator)
             # Gates that begin softer suit some networks, and harder ones others.
             soft = (0.7 if ground.domain.kind == "all" else 0.3) * (1.0, 2.0)[turn % 2]
-            climb = Climb(max(1, min(left, SHORTEST * length)), soft, 100.0, 0.1)
+            climb = Climb(_within(SHORTEST * length, 0.35 * (left - kept)), soft, 100.0, 0.1)
             climbed = climb.run(landscape, ground.chart(begin.x), begin, fresh.share(0.35))
             left -= climb.steps
             if ground is terrain:
                 scales.learn(spread, climbed.value)
             found = climbed.joined(found).best(4)
-            steps = max(1, min(left, polish * length))
+            steps = _within(polish * length, 0.9 * (left - kept))
             found = _polished(landscape, ground, found, steps, (4.0, 2.0)[turn % 2], starts // 2, generator, fresh.share(0.9))
             left -= steps
             best = best.joined(found).best(KEPT)
         ending = budget.left()
         turn = 0
         while left > 0 and not budget.passed():
-            spent = 1.0 - (left / (0.3 * self.steps) if ending == math.inf else budget.left() / ending)
+            spent = 1.0 - (left / kept if ending == math.inf else budget.left() / ending)
             best = best.best(max(1, KEPT >> 1 + int(3 * max(0.0, spent))))
             if evolving:
                 evolution = Evolution.sized(landscape, min(left, GENERATIONS // 4))
@@ -154,6 +154,11 @@ class GradientAscent:
             best = _polished(landscape, terrain, best, steps, (4.0, 2.0)[turn % 2], starts // 2, generator, budget)
             left, turn = left - steps, turn + 1
         return best
+
+
+def _within(wanted: int, limit: float) -> int:
+    """So many steps, within a limit, at least one."""
+    return max(1, min(wanted, int(limit)))
 
 
 def _luby() -> Iterator[int]:
