@@ -25,9 +25,6 @@ from steepest.witnesses.pairs import best_pair, some_pair
 from steepest.witnesses.secant import pull_inside
 from steepest.witnesses.starts import FEW, Scales, Terrain
 
-KEPT = 8
-"""Points kept for the end."""
-
 SHORTEST = 300
 """Steps of the shortest climb from fresh starts; others take 2, 4, 8 times as many."""
 
@@ -105,17 +102,18 @@ class GradientAscent:
 
     def _explore(self, landscape: Landscape, terrain: Terrain, generator: torch.Generator, budget: Budget) -> Found:
         """Fresh starts, each improved; then the best alone."""
+        # Fewer points at once where each takes long, more where a step costs the same for many.
         starts = max(1, min(self.starts, max(4, 2**19 // landscape.entries)))
+        starts = max(starts, min(8 * starts, 2**16 // landscape.entries))
+        parents = max(4, starts // 16)
         evolving = landscape.inputs <= FEW and landscape.entries <= 2**13
-        if evolving:
-            starts = max(starts, min(8 * starts, 2**17 // landscape.entries))
         grounds = [terrain]
         if evolving and terrain.domain.kind == "all":
             grounds += terrain.boxes(landscape.graph.input_shape, 4)
         polish = 200 if evolving else POLISH
         fresh, scales, left = budget.share(0.7), Scales.of(terrain), self.steps
         whole, kept = fresh.left(), 0.3 * self.steps
-        best = _sample(landscape, terrain, generator, 8 * starts, 4, fresh.share(0.05)).best(KEPT)
+        best = _sample(landscape, terrain, generator, 8 * starts, 4, fresh.share(0.05)).best(2 * parents)
         for turn, length in enumerate(_luby()):
             # What is left must suffice for a climb that is worth it.
             if turn and (fresh.passed() or fresh.left() < 0.1 * whole or left <= kept):
@@ -136,16 +134,16 @@ class GradientAscent:
             left -= climb.steps
             if ground is terrain:
                 scales.learn(spread, climbed.value)
-            found = climbed.joined(found).best(4)
+            found = climbed.joined(found).best(parents)
             steps = _within(polish * length, 0.9 * (left - kept))
             found = _polished(landscape, ground, found, steps, (4.0, 2.0)[turn % 2], starts // 2, generator, fresh.share(0.9))
             left -= steps
-            best = best.joined(found).best(KEPT)
+            best = best.joined(found).best(2 * parents)
         ending = budget.left()
         turn = 0
         while left > 0 and not budget.passed():
             spent = 1.0 - (left / kept if ending == math.inf else budget.left() / ending)
-            best = best.best(max(1, KEPT >> 1 + int(3 * max(0.0, spent))))
+            best = best.best(max(1, parents >> int(3 * max(0.0, spent))))
             if evolving:
                 evolution = Evolution.sized(landscape, min(left, GENERATIONS // 4))
                 best = evolution.run(landscape, terrain, best, generator, budget.share(0.3))
