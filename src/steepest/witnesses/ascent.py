@@ -105,7 +105,7 @@ class GradientAscent:
         # Fewer points at once where each takes long, more where a step costs the same for many.
         starts = max(1, min(self.starts, max(4, 2**19 // landscape.entries)))
         starts = max(starts, min(8 * starts, 2**16 // landscape.entries))
-        parents = max(4, starts // 16)
+        parents = max(4, starts // 8)
         evolving = landscape.inputs <= FEW and landscape.entries <= 2**13
         grounds = [terrain]
         if evolving and terrain.domain.kind == "all":
@@ -119,7 +119,8 @@ class GradientAscent:
             if turn and (fresh.passed() or fresh.left() < 0.1 * whole or left <= kept):
                 break
             ground = grounds[turn % len(grounds)]
-            found = best
+            # One in four of those improved is of the best so far; what is new does not have to beat it unimproved.
+            found = best.best(parents // 4)
             if evolving:
                 evolution = Evolution.sized(landscape, _within(GENERATIONS, 0.4 * (left - kept)))
                 pool = _sample(landscape, ground, generator, 8 * starts, 4, fresh.share(0.1))
@@ -134,9 +135,9 @@ class GradientAscent:
             left -= climb.steps
             if ground is terrain:
                 scales.learn(spread, climbed.value)
-            found = climbed.joined(found).best(parents)
+            found = climbed.best(parents - len(found.x)).joined(found) if not evolving else climbed.joined(found).best(parents)
             steps = _within(polish * length, 0.9 * (left - kept))
-            found = _polished(landscape, ground, found, steps, (4.0, 2.0)[turn % 2], starts // 2, generator, fresh.share(0.9))
+            found = _polished(landscape, ground, found, steps, (2.0, 4.0)[turn % 2], starts // 2, generator, fresh.share(0.9))
             left -= steps
             best = best.joined(found).best(2 * parents)
         ending = budget.left()
@@ -149,7 +150,7 @@ class GradientAscent:
                 best = evolution.run(landscape, terrain, best, generator, budget.share(0.3))
                 left -= evolution.generations
             steps = min(left, 2 * polish)
-            best = _polished(landscape, terrain, best, steps, (4.0, 2.0)[turn % 2], starts // 2, generator, budget)
+            best = _polished(landscape, terrain, best, steps, (2.0, 4.0)[turn % 2], starts // 2, generator, budget)
             left, turn = left - steps, turn + 1
         return best
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,7 @@ class Evolution:
         for generation in range(self.generations):
             if budget.passed():
                 break
-            late = 0.0 if whole == float("inf") else 1.0 - budget.left() / whole
+            late = 0.0 if whole == math.inf else 1.0 - budget.left() / whole
             part = max(generation / self.generations, late)
             kept = kept.best(max(1, self.islands >> int(part * (self.halvings + 1))))
             count = len(kept.x)
