@@ -136,7 +136,8 @@ def main() -> int:
 
 
 def _rows(table: Path) -> list[str]:
-    return table.read_text().splitlines()[len(_HEAD.splitlines()) :] if table.exists() else []
+    lines = table.read_text().splitlines()[len(_HEAD.splitlines()) :] if table.exists() else []
+    return [line for line in lines if line.startswith("|")]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import itertools
 import math
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -229,10 +230,11 @@ def test_the_wall_clock_ends_the_search_too():
 
 
 def test_time_limit_is_kept():
-    graph = mlp(200, 500, 500, 10)
-    found = GradientAscent(seconds=0.5, steps=100000).search(graph, ALL, 2.0)
+    graph, began = mlp(200, 500, 500, 10), time.thread_time()
+    found = GradientAscent(seconds=0.5).search(graph, ALL, 2.0)
     assert found is not None and found.value > 0
-    assert found.seconds < 2.5
+    # Of computing: whatever else runs on the machine.
+    assert time.thread_time() - began < 1.5
 
 
 def test_data_outside_of_the_domain_are_drawn_in():
