@@ -30,7 +30,7 @@ class Effort:
     """How long to look, from either side.
 
     Args:
-        seconds: limit of the search for a witness.
+        seconds: of computing, the limit of the search for a witness.
         starts: points ascended at once.
         upper_seconds: limit of the bounds that optimise.
         steps: most first-order steps on multipliers.
@@ -56,7 +56,7 @@ SPLITTING = 0.4
 EFFORTS: dict[str, Effort] = {
     "fast": Effort(3.0, 16, 5.0, steps=30, exact=320),
     "normal": Effort(12.0, 32, 25.0),
-    "high": Effort(60.0, 64, 240.0),
+    "high": Effort(60.0, 32, 240.0),
 }
 """What ``--effort`` means."""
 
@@ -111,9 +111,10 @@ class Bracketing:
         notes: list[str] = []
         uppers = self._uppers(headed, domain, norm, started, notes)
         self.progress("searching for a witness")
-        witness = GradientAscent(
-            seconds=self._left(started, self.effort.seconds), starts=self.effort.starts, stop=self.stop, seed=self.seed
-        ).search(headed, domain, norm, data)
+        # A limit on the whole is one of the wall clock; without it other load on the machine only delays the search.
+        stop = self.stop if self.time_limit is None else self.stop.within(self._left(started, self.effort.seconds))
+        search = GradientAscent(seconds=self.effort.seconds, starts=self.effort.starts, stop=stop, seed=self.seed)
+        witness = search.search(headed, domain, norm, data)
         self._compare(record, domain, norm, output, uppers, witness)
 
         self.progress("checking the certificate")

@@ -1,9 +1,10 @@
-"""Gradient ascent of the Jacobian's norm with softened gates, and the proven secant at what it finds."""
+"""Ascent of the Jacobian's norm with softened gates, evolution where inputs are few, and the proven secant at what they find."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -14,46 +15,24 @@ from steepest.numerics.deadline import Deadline
 from steepest.ops import Add, Concat
 from steepest.ops.kinds import Affine
 from steepest.results import Domain, LowerBound
-from steepest.witnesses.chart import Chart, free_coordinates
+from steepest.witnesses.budget import Budget
+from steepest.witnesses.chart import free_coordinates
+from steepest.witnesses.climb import Climb
+from steepest.witnesses.evolve import Evolution
+from steepest.witnesses.found import Found
 from steepest.witnesses.landscape import Landscape, cast, norms
 from steepest.witnesses.pairs import best_pair, some_pair
 from steepest.witnesses.secant import pull_inside
-from steepest.witnesses.starts import FEW, Terrain
+from steepest.witnesses.starts import FEW, Scales, Terrain
 
+SHORTEST = 300
+"""Steps of the shortest climb from fresh starts; others take 2, 4, 8 times as many."""
 
-@dataclass(frozen=True, eq=False)
-class Found:
-    """Points with their directions and hard norms: ``[count, n]``, ``[count, n]``, ``[count]``."""
+POLISH = 800
+"""Steps of the shortest climb from what such a one found."""
 
-    x: Tensor
-    v: Tensor
-    value: Tensor
-
-    def best(self, count: int) -> Found:
-        """The steepest few."""
-        top = self.value.topk(min(count, len(self.value))).indices
-        return Found(self.x[top], self.v[top], self.value[top])
-
-    def joined(self, other: Found) -> Found:
-        """Both."""
-        return Found(torch.cat([self.x, other.x]), torch.cat([self.v, other.v]), torch.cat([self.value, other.value]))
-
-    def improved(self, other: Found) -> Found:
-        """Place by place the steeper."""
-        better = other.value > self.value
-        row = better[:, None]
-        return Found(torch.where(row, other.x, self.x), torch.where(row, other.v, self.v), torch.where(better, other.value, self.value))
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """One climb: how many steps, from which sharpness to which, how fast, until when."""
-
-    steps: int
-    soft: float
-    sharp: float
-    rate: float
-    until: float
+GENERATIONS = 800
+"""Of an evolution from a fresh sample."""
 
 
 @dataclass(frozen=True)
@@ -61,28 +40,30 @@ class GradientAscent:
     """Finds two points of a domain between which the network is steep, and proves how steep.
 
     Maximises ``log |J(x) v|_p`` over points x by Adam, with the hard gates of J softened to sigmoids that sharpen from
-    step to step, and v kept extremal by the power method; then climbs again from the best points. Use it as the lower
-    end of any bracket. Proven: the slope of the secant between two real points of the domain in exact arithmetic, hence
-    a lower bound of the Lipschitz constant over it, in lp at both ends. The search itself is floating point and proves
-    nothing.
+    step to step, and v kept extremal by the power method. Climbs from fresh starts, short ones often and long ones
+    seldom, take turns with climbs from the best points so far; up to 16 inputs, evolution takes its turn too. Use it as
+    the lower end of any bracket. Proven: the slope of the secant between two real points of the domain in exact
+    arithmetic, hence a lower bound of the Lipschitz constant over it, in lp at both ends. The search itself is floating
+    point and proves nothing.
 
-    For a given seed and number of threads the result is the same on every run, unless the time limit cuts it short.
+    Where ``steps`` are spent before ``seconds``, a seed and a number of threads determine the result.
 
     Args:
-        seconds: limit of the search; the steps are spread over it where they would not fit.
-        stop: looked at as well; somebody may ask the search to end.
+        seconds: of computing by the calling thread, so that other load on the machine does not decide what is found.
+        stop: ends the search as well, by the wall clock or when somebody asks.
         seed: of all randomness.
-        starts: points climbed at once, at least one.
-        steps: of the climbs together, fewer where time is short.
+        starts: points climbed at once, at least one; fewer where the network is large.
+        steps: of all climbs and generations together.
 
-    Source: the norms by Boyd 1974 and Higham 1992 (see ``Landscape.power``); the search is our own.
+    Source: the norms by Boyd 1974 and Higham 1992 (see ``Landscape.power``); climbs of lengths 1, 1, 2, 1, 1, 2, 4 after
+    Luby, Sinclair and Zuckerman, Optimal speedup of Las Vegas algorithms, 1993; the search is our own.
     """
 
     seconds: float = 10.0
     stop: Deadline = field(default_factory=Deadline)
     seed: int = 0
     starts: int = 32
-    steps: int = 3000
+    steps: int = 100_000
 
     def search(self, graph: Graph, domain: Domain, norm: float, data: Tensor | None = None) -> LowerBound | None:
         """Search one domain.
@@ -97,7 +78,7 @@ class GradientAscent:
             The steepest proven secant (zero for a constant network), or None where the domain does not hold two
             different float64 points.
         """
-        began = time.perf_counter()
+        began, budget = time.perf_counter(), Budget.of(self.seconds, self.stop)
         free = free_coordinates(domain, math.prod(graph.input_shape))
         if not free.any() or (fallback := some_pair(graph, domain, norm)) is None:
             return None
@@ -105,141 +86,136 @@ class GradientAscent:
         dtype = _precision(graph, domain)
         landscape = Landscape(cast(graph, dtype), norm, free)
         terrain = Terrain.of(graph, domain, data, dtype)
+        # The last part is kept for the proof.
+        searching = budget.share(0.85)
         if all(isinstance(n.op, (Affine, Add, Concat)) for n in graph.nodes[1:]):
-            found = self._sample(landscape, terrain, generator, 4, 30)
+            found = _sample(landscape, terrain, generator, 4, 30, searching)
         else:
-            found = self._explore(landscape, terrain, generator, began)
+            found = self._explore(landscape, terrain, generator, searching)
         exact = Landscape(graph, norm, free)
-        pair = best_pair(exact, domain, _finish(exact, terrain, found), began + self.seconds)
+        pair = best_pair(exact, domain, _finish(exact, terrain, found), budget)
         if pair is None or pair.value < fallback.value:
             pair = fallback
         x, y = (t.reshape(graph.input_shape).numpy() for t in (pair.x, pair.y))
         middle, _ = _finish_value(exact, 0.5 * pair.x + 0.5 * pair.y, pair.x - pair.y)
         return LowerBound(pair.value, x, y, "ascent", time.perf_counter() - began, middle)
 
-    def _explore(self, landscape: Landscape, terrain: Terrain, generator: torch.Generator, began: float) -> Found:
-        """Sampling, climbs from many starts, then climbs from the best with perturbations."""
-        # The last part is kept for the proof.
-        until = began + 0.85 * self.seconds
-        starts = max(1, min(self.starts, landscape.chunk()))
-        few = landscape.inputs <= FEW
-        terrains = [terrain] * (4 if few else 1)
-        if few and terrain.domain.kind == "all":
-            terrains = [terrain, *terrain.boxes(landscape.graph.input_shape, 4)]
-        opened = time.perf_counter()
-        best: Found | None = None
-        for r, ground in enumerate(terrains):
-            part = opened + 0.5 * (until - opened) * (r + 1) / len(terrains)
-            pause = time.perf_counter() + 0.3 * (part - time.perf_counter())
-            found = self._sample(landscape, ground, generator, (64 if few else 8) * starts, 4, pause)
-            begin = self._mixed(landscape, ground, found, starts, generator)
-            soft = 0.7 if ground.domain.kind == "all" else 0.3
-            schedule = Schedule(self.steps // (2 * len(terrains)), soft, 40.0, 0.1, part)
-            climbed = found.best(8).joined(self._climb(landscape, ground.chart(begin.x), begin, schedule))
-            best = (climbed if best is None else best.joined(climbed)).best(16)
-        assert best is not None
-        rounds, opened = 3, time.perf_counter()
-        share = (0.6 if few else 1.0) * (until - opened)
-        rate = 0.03 if terrain.domain.kind == "all" else 0.1
-        for r in range(rounds):
-            begin = self._near(landscape, terrain, best, max(1, starts // 2), 0.3 * 0.5**r, generator)
-            schedule = Schedule(self.steps // (2 * rounds), 3.0, 60.0, rate * 0.6**r, opened + share * (r + 1) / rounds)
-            best = best.joined(self._climb(landscape, terrain.chart(begin.x), begin, schedule)).best(16)
-        if few:
-            best = self._evolve(landscape, terrain, best, generator, until)
-        return best
-
-    def _mixed(self, landscape: Landscape, terrain: Terrain, found: Found, starts: int, generator: torch.Generator) -> Found:
-        """Starts: a quarter (half in a bounded domain) the best of the sample, the others at scales spread evenly."""
-        kept = found.best(max(1, starts // (4 if terrain.domain.kind == "all" else 2)))
-        count = starts - len(kept.x)
-        if count == 0:
-            return kept
-        spread = torch.logspace(math.log10(terrain.least), math.log10(terrain.most), count, dtype=terrain.dtype)[:, None]
-        return kept.joined(self._looked_at(landscape, terrain.draw(count, generator, spread), generator, 10))
-
-    def _near(self, landscape: Landscape, terrain: Terrain, best: Found, count: int, widest: float, generator: torch.Generator) -> Found:
-        """The best four, each with steps of several sizes beside it."""
-        top = best.best(4)
-        copies = -(-count // len(top.x))
-        x, v = top.x.repeat(copies, 1), top.v.repeat(copies, 1)
-        share = torch.linspace(0.0, widest, copies, dtype=x.dtype).repeat_interleave(len(top.x))[:, None]
-        x = torch.where(share > 0, terrain.jitter(x, share, generator), x)
-        value, v = landscape.hard(x, v)
-        return Found(x, v, value)
-
-    def _sample(
-        self, landscape: Landscape, terrain: Terrain, generator: torch.Generator, count: int, rounds: int, until: float = math.inf
-    ) -> Found:
-        """Random points and their hard norms; the draw is cut short between batches where time runs out."""
-        size = max(1, min(count, landscape.chunk()))
-        found = self._looked_at(landscape, terrain.draw(size, generator), generator, rounds)
-        for _ in range(-(-count // size) - 1):
-            if time.perf_counter() > until or self.stop.passed():
+    def _explore(self, landscape: Landscape, terrain: Terrain, generator: torch.Generator, budget: Budget) -> Found:
+        """Fresh starts, each improved; then the best alone."""
+        # Fewer points at once where each takes long, more where a step costs the same for many.
+        starts = max(1, min(self.starts, max(4, 2**19 // landscape.entries)))
+        starts = max(starts, min(8 * starts, 2**16 // landscape.entries))
+        parents = max(4, starts // 8)
+        evolving = landscape.inputs <= FEW and landscape.entries <= 2**13
+        grounds = [terrain]
+        if evolving and terrain.domain.kind == "all":
+            grounds += terrain.boxes(landscape.graph.input_shape, 4)
+        polish = 200 if evolving else POLISH
+        fresh, scales, left = budget.share(0.7), Scales.of(terrain), self.steps
+        whole, kept = fresh.left(), 0.3 * self.steps
+        best = _sample(landscape, terrain, generator, 8 * starts, 4, fresh.share(0.05)).best(2 * parents)
+        for turn, length in enumerate(_luby()):
+            # What is left must suffice for a climb that is worth it.
+            if turn and (fresh.passed() or fresh.left() < 0.1 * whole or left <= kept):
                 break
-            found = found.joined(self._looked_at(landscape, terrain.draw(size, generator), generator, rounds))
-        return found
-
-    def _looked_at(self, landscape: Landscape, x: Tensor, generator: torch.Generator, rounds: int) -> Found:
-        v = torch.randn(x.shape, generator=generator, dtype=x.dtype) * landscape.free
-        value, v = landscape.hard(x, v / norms(v, landscape.p).clamp(min=1e-30)[:, None], rounds)
-        return Found(x, v, value)
-
-    def _climb(self, landscape: Landscape, chart: Chart, begin: Found, schedule: Schedule) -> Found:
-        """Adam on ``log |J v|`` with gates sharpening geometrically; the best hard norm of every start is kept."""
-        y = chart.origin()
-        home, v, best = y.clone(), begin.v, begin
-        mean, power = torch.zeros_like(y), torch.zeros_like(y)
-        count = torch.zeros(len(y), 1, dtype=y.dtype)
-        steps, opened = schedule.steps, time.perf_counter()
-        warm = 1 if landscape.outputs == 1 else 2
-        k = 0
-        while k < steps and time.perf_counter() < schedule.until and not self.stop.passed():
-            if k == 3:
-                # The plan shortens to what fits, so that gates sharpen fully and the rate falls in time.
-                cost = (time.perf_counter() - opened) / k
-                steps = min(steps, max(k + 1, int(k + 0.9 * (schedule.until - time.perf_counter()) / (1.2 * cost))))
-            progress = k / steps
-            sharpness = schedule.soft * (schedule.sharp / schedule.soft) ** progress
-            rate = schedule.rate * (0.05 + 0.475 * (1.0 + math.cos(math.pi * progress)))
-            moving = y.detach().requires_grad_(True)
-            linear = landscape.at(chart.points(moving), sharpness)
-            v, _ = landscape.power(linear.detached(), v, warm)
-            stretch = norms(landscape.push(linear, v), landscape.p)
-            height = torch.log(stretch.clamp(min=torch.finfo(y.dtype).tiny))
-            # Where the slope is the same everywhere (a linear or sorting network) there is nothing to climb.
-            gradient = torch.autograd.grad(height.sum(), moving)[0] if height.requires_grad else torch.zeros_like(y)
-            lost = ~(torch.isfinite(gradient).all(-1, keepdim=True) & torch.isfinite(stretch)[:, None])
-            gradient = torch.where(lost, 0.0, gradient)
-            # A start that left where the network is finite goes back to its best point and begins anew.
-            count = torch.where(lost, 0.0, count + 1)
-            mean = torch.where(lost, 0.0, 0.9 * mean + 0.1 * gradient)
-            power = torch.where(lost, 0.0, 0.99 * power + 0.01 * gradient.square())
-            step = (mean / (1 - 0.9**count + 1e-30)) / ((power / (1 - 0.99**count + 1e-30)).sqrt() + 1e-12)
-            y = chart.settle(torch.where(lost, home, y + rate * step))
-            v = torch.where(torch.isfinite(v).all(-1, keepdim=True), v, begin.v)
-            k += 1
-            if k % 4 == 0 or k == steps:
-                x = chart.points(y)
-                value, v = landscape.hard(x, v)
-                home = torch.where((value > best.value)[:, None], y, home)
-                best = best.improved(Found(x, v, value))
+            ground = grounds[turn % len(grounds)]
+            # One in four of those improved is of the best so far; what is new does not have to beat it unimproved.
+            found = best.best(parents // 4)
+            if evolving:
+                evolution = Evolution.sized(landscape, _within(GENERATIONS, 0.4 * (left - kept)))
+                pool = _sample(landscape, ground, generator, 8 * starts, 4, fresh.share(0.1))
+                found = evolution.run(landscape, ground, pool, generator, fresh.share(0.4))
+                left -= evolution.generations
+            spread = scales.draw(starts, generator)
+            begin = _mixed(landscape, ground, spread, generator)
+            # Gates that begin softer suit some networks, and harder ones others.
+            soft = (0.7 if ground.domain.kind == "all" else 0.3) * (1.0, 2.0)[turn % 2]
+            climb = Climb(_within(SHORTEST * length, 0.35 * (left - kept)), soft, 100.0, 0.1)
+            climbed = climb.run(landscape, ground.chart(begin.x), begin, fresh.share(0.35))
+            left -= climb.steps
+            if ground is terrain:
+                scales.learn(spread, climbed.value)
+            found = climbed.best(parents - len(found.x)).joined(found) if not evolving else climbed.joined(found).best(parents)
+            steps = _within(polish * length, 0.9 * (left - kept))
+            found = _polished(landscape, ground, found, steps, (2.0, 4.0)[turn % 2], starts // 2, generator, fresh.share(0.9))
+            left -= steps
+            best = best.joined(found).best(2 * parents)
+        ending = budget.left()
+        turn = 0
+        while left > 0 and not budget.passed():
+            spent = 1.0 - (left / kept if ending == math.inf else budget.left() / ending)
+            best = best.best(max(1, parents >> int(3 * max(0.0, spent))))
+            if evolving:
+                evolution = Evolution.sized(landscape, min(left, GENERATIONS // 4))
+                best = evolution.run(landscape, terrain, best, generator, budget.share(0.3))
+                left -= evolution.generations
+            steps = min(left, 2 * polish)
+            best = _polished(landscape, terrain, best, steps, (2.0, 4.0)[turn % 2], starts // 2, generator, budget)
+            left, turn = left - steps, turn + 1
         return best
 
-    def _evolve(self, landscape: Landscape, terrain: Terrain, best: Found, generator: torch.Generator, until: float) -> Found:
-        """Random steps of all sizes from the best few, in all coordinates or in some."""
-        for _ in range(max(1, self.steps // 4)):
-            if time.perf_counter() > until or self.stop.passed():
-                break
-            parents = best.best(4)
-            parents = Found(parents.x.repeat(16, 1), parents.v.repeat(16, 1), parents.value.repeat(16))
-            share = 10 ** (-5.0 * torch.rand(len(parents.x), 1, generator=generator, dtype=terrain.dtype))
-            child = terrain.jitter(parents.x, share, generator)
-            some = torch.rand(child.shape, generator=generator) < 0.5
-            child = torch.where(some, child, parents.x)
-            value, v = landscape.hard(child, parents.v)
-            best = best.joined(Found(child, v, value)).best(16)
-        return best
+
+def _within(wanted: int, limit: float) -> int:
+    """So many steps, within a limit, at least one."""
+    return max(1, min(wanted, int(limit)))
+
+
+def _luby() -> Iterator[int]:
+    """1, 1, 2, 1, 1, 2, 4, 1, 1, 2, 1, 1, 2, 4, 8, ..."""
+    k = 1
+    while True:
+        # With 2^m - 1 terms ending in 2^(m-1), the next as many repeat them.
+        place = k
+        while place + 1 & place:
+            place -= (1 << place.bit_length() - 1) - 1
+        yield (place + 1) // 2
+        k += 1
+
+
+def _sample(landscape: Landscape, terrain: Terrain, generator: torch.Generator, count: int, rounds: int, budget: Budget) -> Found:
+    """Random points and their hard norms; the draw is cut short between batches where time runs out."""
+    size = max(1, min(count, landscape.chunk(), max(4, 2**19 // landscape.entries)))
+    found = _looked_at(landscape, terrain.draw(size, generator), generator, rounds)
+    for _ in range(-(-count // size) - 1):
+        if budget.passed():
+            break
+        found = found.joined(_looked_at(landscape, terrain.draw(size, generator), generator, rounds))
+    return found
+
+
+def _looked_at(landscape: Landscape, x: Tensor, generator: torch.Generator, rounds: int) -> Found:
+    v = torch.randn(x.shape, generator=generator, dtype=x.dtype) * landscape.free
+    value, v = landscape.hard(x, v / norms(v, landscape.p).clamp(min=1e-30)[:, None], rounds)
+    return Found(x, v, value)
+
+
+def _mixed(landscape: Landscape, terrain: Terrain, spread: Tensor, generator: torch.Generator) -> Found:
+    """Starts at the given scales; in a bounded domain half of them are the best of a sample."""
+    count = len(spread)
+    if terrain.domain.kind == "all":
+        return _looked_at(landscape, terrain.draw(count, generator, spread), generator, 6)
+    picked = _looked_at(landscape, terrain.draw(4 * count, generator), generator, 4).best(-(-count // 2))
+    if count == 1:
+        return picked
+    return picked.joined(_looked_at(landscape, terrain.draw(count // 2, generator), generator, 6))
+
+
+def _polished(
+    landscape: Landscape, terrain: Terrain, found: Found, steps: int, soft: float, rows: int, generator: torch.Generator, budget: Budget
+) -> Found:
+    """Every point, or what climbs at small rates with harder gates find beside it."""
+    count = len(found.x)
+    copies = max(1, rows // count)
+    parents = found.take(torch.arange(count).repeat(copies))
+    draw = torch.rand(len(parents.x), 3, generator=generator, dtype=terrain.dtype)
+    moved = terrain.jitter(parents.x, 10 ** (1.6 * draw[:, :1] - 2.3), generator)
+    x = torch.where(draw[:, 1:2] < 0.75, moved, parents.x)
+    rate = (1.0 if terrain.domain.kind == "all" else 3.0) * 10 ** (1.2 * draw[:, 2:] - 2.6)
+    value, v = landscape.hard(x, parents.v, 2)
+    climbed = Climb(steps, soft, 200.0, rate).run(landscape, terrain.chart(x), Found(x, v, value), budget)
+    for copy in range(copies):
+        found = found.improved(climbed.take(torch.arange(count) + copy * count))
+    return found
 
 
 def _precision(graph: Graph, domain: Domain) -> torch.dtype:

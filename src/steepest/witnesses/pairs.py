@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from steepest.graph import Graph
 from steepest.numerics.interval import Interval
 from steepest.results import Domain
+from steepest.witnesses.budget import Budget
 from steepest.witnesses.landscape import Landscape, norms
 from steepest.witnesses.secant import inside, make_room, pull_inside, slopes_below
 
@@ -76,25 +76,25 @@ def some_pair(graph: Graph, domain: Domain, p: float) -> Pair | None:
     return best
 
 
-def best_pair(landscape: Landscape, domain: Domain, steep: Steep, until: float) -> Pair | None:
+def best_pair(landscape: Landscape, domain: Domain, steep: Steep, budget: Budget) -> Pair | None:
     """Secants through the given points at many lengths, and what climbing the best of them finds.
 
     Args:
         landscape: exact, in float64.
         domain: both points lie in it, surely.
         steep: where the network is steep, steepest first.
-        until: a moment (``time.perf_counter``) after which only what has begun is finished.
+        budget: after which only what has begun is finished.
     """
     best: Pair | None = None
     for x, v, value in zip(steep.x, steep.v, steep.value, strict=True):
-        if best is not None and (time.perf_counter() > until or value.item() <= best.value):
+        if best is not None and (budget.passed() or value.item() <= best.value):
             continue
-        best = _better(best, _proven(landscape, domain, *_along(domain, x, v), until))
+        best = _better(best, _proven(landscape, domain, *_along(domain, x, v), budget))
     if best is None or best.value <= 0:
         return best
-    if best.value < (1 - 1e-6) * steep.value[0].item() and time.perf_counter() < until:
+    if best.value < (1 - 1e-6) * steep.value[0].item() and not budget.passed():
         # The secant misses part of the norm: the linear region is small, or the function curved.
-        best = _better(best, _proven(landscape, domain, *_climbed(landscape, domain, best, until), until))
+        best = _better(best, _proven(landscape, domain, *_climbed(landscape, domain, best, budget), budget))
     return best
 
 
@@ -122,7 +122,7 @@ def _along(domain: Domain, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return pull_inside(domain, first), pull_inside(domain, second)
 
 
-def _proven(landscape: Landscape, domain: Domain, first: Tensor, second: Tensor, until: float) -> Pair | None:
+def _proven(landscape: Landscape, domain: Domain, first: Tensor, second: Tensor, budget: Budget) -> Pair | None:
     """The best of many pairs: ranked in plain float64, then the leaders with outward rounding; those listed first come first."""
     kept = inside(domain, first) & inside(domain, second) & (first != second).any(-1)
     first, second = first[kept], second[kept]
@@ -137,7 +137,7 @@ def _proven(landscape: Landscape, domain: Domain, first: Tensor, second: Tensor,
         lost = norms((width.hi - width.lo).flatten(1), p).item()
         moved = []
         for a, b in zip(first.split(chunk), second.split(chunk), strict=True):
-            if moved and time.perf_counter() > until:
+            if moved and budget.passed():
                 break
             moved.append(norms((graph.evaluate(landscape.shaped(a)) - graph.evaluate(landscape.shaped(b))).flatten(1), p))
         rise = torch.cat(moved)
@@ -145,7 +145,7 @@ def _proven(landscape: Landscape, domain: Domain, first: Tensor, second: Tensor,
     order = torch.nan_to_num(estimate, nan=0.0, posinf=0.0).argsort(descending=True)[:16]
     best: Pair | None = None
     for part in order.split(chunk):
-        if best is not None and time.perf_counter() > until:
+        if best is not None and budget.passed():
             break
         a, b = first[part], second[part]
         values = slopes_below(landscape.graph, landscape.shaped(a), landscape.shaped(b), landscape.p)
@@ -154,7 +154,7 @@ def _proven(landscape: Landscape, domain: Domain, first: Tensor, second: Tensor,
     return best
 
 
-def _climbed(landscape: Landscape, domain: Domain, pair: Pair, until: float, steps: int = 40) -> tuple[Tensor, Tensor]:
+def _climbed(landscape: Landscape, domain: Domain, pair: Pair, budget: Budget, steps: int = 40) -> tuple[Tensor, Tensor]:
     """Pairs met while the slope of the secant itself is climbed from the given one, at three lengths."""
     middle = 0.5 * pair.x + 0.5 * pair.y
     half = 0.5 * (pair.x - pair.y)
@@ -164,7 +164,7 @@ def _climbed(landscape: Landscape, domain: Domain, pair: Pair, until: float, ste
     seen: list[Tensor] = [ends]
     mean, power = torch.zeros_like(ends), torch.zeros_like(ends)
     for k in range(1, steps + 1):
-        if time.perf_counter() > until:
+        if budget.passed():
             break
         moving = ends.detach().requires_grad_(True)
         values = landscape.graph.evaluate(landscape.shaped(moving)).flatten(2)

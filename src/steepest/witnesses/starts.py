@@ -185,3 +185,40 @@ class Terrain:
         assert self.domain.centre is not None and self.domain.radius is not None and self.domain.norm is not None
         centre = torch.from_numpy(self.domain.centre.reshape(-1).copy()).to(self.dtype)
         return InBall(centre, self.domain.radius, self.domain.norm, x)
+
+
+@dataclass(eq=False)
+class Scales:
+    """The scales at which searches of all inputs start: spread evenly at first, then most of them where others did well.
+
+    Args:
+        terrain: its range of scales is where they may lie.
+        spreads: of the starts so far.
+        values: what they reached.
+    """
+
+    terrain: Terrain
+    spreads: Tensor
+    values: Tensor
+
+    @staticmethod
+    def of(terrain: Terrain) -> Scales:
+        """Nothing learnt yet."""
+        return Scales(terrain, torch.zeros(0, 1, dtype=terrain.dtype), torch.zeros(0, dtype=terrain.dtype))
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Scales ``[count, 1]``: three in four near those of the best tenth so far."""
+        low, high = math.log10(self.terrain.least), math.log10(self.terrain.most)
+        spread = torch.logspace(low, high, count, dtype=self.terrain.dtype)[:, None]
+        if not len(self.values):
+            return spread
+        good = self.spreads[self.values.topk(-(-len(self.values) // 10)).indices]
+        near = good[torch.randint(len(good), (count,), generator=generator)]
+        near = near * 10 ** (0.3 * torch.randn(count, 1, generator=generator, dtype=spread.dtype))
+        return torch.where(torch.arange(count)[:, None] % 4 == 0, spread, near.clamp(0.1 * self.terrain.least, 10.0 * self.terrain.most))
+
+    def learn(self, spread: Tensor, value: Tensor) -> None:
+        """What starts at these scales reached; those near data were not drawn by them."""
+        drawn = len(spread) - (len(spread) // 2 if len(self.terrain.data) else 0)
+        self.spreads = torch.cat([self.spreads, spread[:drawn]])
+        self.values = torch.cat([self.values, value[:drawn]])
