@@ -11,6 +11,7 @@ import math
 import os
 import resource
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def resnet18(shape: str) -> nn.Sequential:
     if shape == "imagenet":
         stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
     widths, blocks = (64, 64, 128, 256, 512), []
-    for inside, outside in zip(widths, widths[1:], strict=False):
+    for inside, outside in pairwise(widths):
         blocks += [Block(inside, outside, 1 if inside == outside else 2), Block(outside, outside, 1)]
     model = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10 if shape == "cifar" else 1000))
     for m in model.modules():

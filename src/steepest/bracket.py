@@ -47,7 +47,7 @@ class Effort:
 LIMIT_SHARE = 0.8
 """Part of a time limit left to bounds and search; the rest is for the checker."""
 
-CHANNELS = 0.4
+CHANNELS = 0.2
 """Part of the bounds' time that multipliers per channel have, from which those per neuron start."""
 
 SPLITTING = 0.4
@@ -167,18 +167,16 @@ class Bracketing:
         if norm == 2.0 and min(u.value for u in uppers) < math.inf:
             self.progress("multipliers for slope restrictions")
             deadline = self.stop.within(self._left(started, self.effort.upper_seconds))
-            channels = ChannelLipSDP(deadline=deadline.share(CHANNELS), steps=self.effort.steps).bound(graph, domain, norm)
-            if channels.value < math.inf:
-                uppers.append(channels)
-            neurons = LipSDP(
-                deadline=deadline,
-                steps=self.effort.steps,
-                exact=self.effort.exact,
-                channels=channels if channels.value < math.inf else None,
-            )
-            uppers.append(neurons.bound(graph, domain, norm))
+            neurons = LipSDP(deadline=deadline, steps=self.effort.steps, exact=self.effort.exact)
+            refusal = neurons.refusal(graph, domain)
+            channels = ChannelLipSDP(deadline=deadline.share(1.0 if refusal else CHANNELS), steps=self.effort.steps)
+            uppers.append(channels.bound(graph, domain, norm))
+            if not refusal:
+                uppers.append(replace(neurons, channels=uppers[-1] if uppers[-1].value < math.inf else None).bound(graph, domain, norm))
+            # What does not fit on a torus is told only where nothing else came of it.
             if uppers[-1].remark:
                 notes.append(uppers[-1].remark)
+            uppers = [u for u in uppers if u.value < math.inf or not u.method.startswith("lipsdp")]
         deadline = self.stop.within(self._left(started, SPLITTING * self.effort.upper_seconds))
         splitting = Splitting(jacobian.over, PieceLipSDP(), deadline)
         if splitting.applies(graph, domain) and jacobian.applies(graph) and not self._limited(started):

@@ -80,12 +80,10 @@ class LipSDP:
         assert norm == 2.0
         started = time.perf_counter()
         system = lure_system(graph, enclose_domain(graph, domain))
-        if system is None:
-            return self._nothing(started, "a node is a product of branches or has no finite slope over the domain")
-        if not self._fits(system):
-            return self._nothing(
-                started, f"a layer has more than {self.largest} neurons, or the layers' matrices more than {self.entries} numbers"
-            )
+        refusal = self._refusal(system)
+        if refusal:
+            return self._nothing(started, refusal)
+        assert system is not None
         history: list[tuple[float, float]] = []
 
         def seen(rho: float) -> None:
@@ -106,6 +104,17 @@ class LipSDP:
 
     def _nothing(self, started: float, reason: str) -> UpperBound:
         return UpperBound(self.name, math.inf, (), time.perf_counter() - started, remark=f"LipSDP was left out: {reason}.")
+
+    def refusal(self, graph: Graph, domain: Domain) -> str:
+        """Why the network is left out, whatever the time; empty where it is not."""
+        return self._refusal(lure_system(graph, enclose_domain(graph, domain)))
+
+    def _refusal(self, system: LureSystem | None) -> str:
+        if system is None:
+            return "a node is a product of branches or has no finite slope over the domain"
+        if not self._fits(system):
+            return f"a layer has more than {self.largest} neurons, or the layers' matrices more than {self.entries} numbers"
+        return ""
 
     def _fits(self, system: LureSystem) -> bool:
         flow, basis = Flow(system.signals), frozenset(system.variables)
