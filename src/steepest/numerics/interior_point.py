@@ -12,7 +12,6 @@ from steepest.numerics.block_cholesky import BlockCholesky
 from steepest.numerics.lanczos import least_eigenvalue
 from steepest.numerics.quadratic_program import QuadraticProgram
 
-
 ROUGH, FINE = 6, 10
 """Lanczos steps for the step lengths of the predictor and of the step taken."""
 
