@@ -25,7 +25,7 @@ from steepest.ops.region import enclose_domain
 from steepest.ops.signals import Flow
 from steepest.results import Domain, Step, UpperBound
 
-WIDER = 1.02
+WIDER = 1.01
 """The interior point starts this much inside: close to where the first-order steps ended, with room to move."""
 
 
@@ -117,8 +117,8 @@ class LipSDP:
         program = None
         if system.size <= self.exact:
             program = quadratic_program(system, proof.rows, proof.output)
-            # An iteration's time, and how many there may be.
-            if 20.0 * _seconds(program) > max(self.deadline.left(), 4.0):
+            # It takes 6 to 20 iterations.
+            if 15.0 * _seconds(program) > max(self.deadline.left(), 4.0):
                 program = None
         # Float32 holds where slopes vary by as much everywhere; its result is only a proposal.
         even = all((s.radius >= 1e-3 * max(1e-3, s.radius.max().item())).all() for s in system.stages)
