@@ -25,7 +25,7 @@ from steepest.ops.region import enclose_domain
 from steepest.ops.signals import Flow
 from steepest.results import Domain, Step, UpperBound
 
-WIDER = 1.01
+WIDER = 1.02
 """The interior point starts this much inside: close to where the first-order steps ended, with room to move."""
 
 
@@ -54,7 +54,7 @@ class LipSDP:
     name: str = "lipsdp"
     deadline: Deadline = field(default_factory=lambda: Deadline.after(20.0))
     steps: int = 2000
-    exact: int = 6000
+    exact: int = 4500
     largest: int = 5200
     entries: int = 3 * 2**25
 
