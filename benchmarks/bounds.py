@@ -1,12 +1,12 @@
 """LipSDP bounds beside other solvers, on the same networks in one run.
 
-    python benchmarks/bounds.py [--peers PYTHON] [--folder FOLDER] [--only NAME ...] [--limit 120] [--repeat 1] [-o benchmarks/results/bounds.md]
+    python benchmarks/bounds.py [--peers PYTHON] [--folder FOLDER] [--only NAME ...] [--limit 120] [--repeat 1] [-o FILE]
 
 FOLDER holds chains of dense layers and ReLUs; it defaults to the networks with published bounds under $STEEPEST_SHARED (or
-../shared). Each answer comes from a process of its own with one thread; ours includes the proof, and the checker's time stands
-beside it; of everybody what counts is the processor time from weights to bound, without imports and reading the file. Of a
+../shared). Each answer comes from a process of its own with one thread. Of everybody what counts is the processor time from
+weights to bound, without imports and reading the file; ours includes the proof, and the checker's time stands beside it. Of a
 semidefinite solver both the whole call and the share that it reports as its own (setup and solve, without cvxpy's translation)
-are compared. A run of more than ten seconds is not repeated. A peer that is stopped by the limit counts as slower than the limit. PYTHON is an interpreter with the peers installed
+are compared. A run of more than ten seconds is not repeated. PYTHON is an interpreter with the peers installed
 (``make bench-bounds`` makes one).
 """
 
@@ -83,8 +83,10 @@ def main() -> int:
         lines.append(_line(net.stem, ours, peers, options.limit))
         print(lines[-1], flush=True)
     if options.output:
+        note = "the last columns say how many times longer the faster solver takes"
         command = "python benchmarks/bounds.py " + " ".join(sys.argv[1:])
-        head = f"`{command}`; {platform.processor() or platform.machine()}, one thread, processor time, medians of {options.repeat}; the last columns say how many times longer the faster solver takes.\n\n"
+        machine = platform.processor() or platform.machine()
+        head = f"`{command}`; {machine}, one thread, processor time, medians of {options.repeat}; {note}.\n\n"
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(f"# LipSDP bounds beside other solvers\n\n{head}" + "\n".join(lines) + "\n")
     return 0

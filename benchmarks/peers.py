@@ -2,8 +2,9 @@
 
     python benchmarks/peers.py NET.onnx clarabel|scs|eclipse|eclipse-fast SECONDS
 
-Prints one JSON object; its seconds, of processor time, count neither imports nor reading the file. ``own`` is what the solver itself reports (setup
-and solve), the rest of the call is cvxpy's translation of the program. The program of Clarabel and SCS is LipSDP-Neuron as Fazlyab et al. 2019 write it, through cvxpy.
+Prints one JSON object; its seconds, of processor time, count neither imports nor reading the file. ``own`` is what the solver
+itself reports (setup and solve), the rest of the call is cvxpy's translation of the program, which is LipSDP-Neuron as
+Fazlyab et al. 2019 write it.
 """
 
 from __future__ import annotations

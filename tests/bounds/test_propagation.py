@@ -1,6 +1,7 @@
 """Covariance propagation against the dense inequality, its gradient against differences, and its plans against each other."""
 
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -56,6 +57,46 @@ def widening(generator):
 NETS = {"residual": residual, "pooled": pooled, "widening": widening}
 
 
+class DenseForm(NamedTuple):
+    """``sum_{i in j} (G_i d)^2 <= sum_{i in j} (H_i d)^2`` for all multipliers j, with ``C d`` the output."""
+
+    inputs: int
+    G: torch.Tensor
+    H: torch.Tensor
+    G_of: torch.Tensor
+    H_of: torch.Tensor
+    C: torch.Tensor
+
+
+def dense(system):
+    """All constraints as rows of matrices."""
+    place, at = {}, 0
+    for i in system.variables:
+        place[i] = slice(at, at + system.signals[i].size)
+        at += system.signals[i].size
+    none = torch.zeros(0, at, dtype=torch.float64)
+    gs, hs, wide = [none], [none], torch.zeros(system.signals[system.output].size, at, dtype=torch.float64)
+    for s in system.stages:
+        rows = torch.zeros(system.signals[s.v].size, at, dtype=torch.float64)
+        for i, block in system.matrices(s.v).items():
+            rows[:, place[i]] = block.T
+        g = torch.zeros(system.signals[s.z].size, at, dtype=torch.float64)
+        g[:, place[s.z]] = torch.eye(len(g), dtype=torch.float64)
+        gs.append(g if s.tied else g - s.middle[:, None] * rows)
+        hs.append(s.radius[:, None] * rows)
+    for i, block in system.matrices(system.output).items():
+        wide[:, place[i]] = block.T
+    empty = torch.zeros(0, dtype=torch.int64)
+    return DenseForm(
+        system.signals[0].size,
+        torch.cat(gs),
+        torch.cat(hs),
+        torch.cat([empty, *(s.z_of for s in system.stages)]),
+        torch.cat([empty, *(s.v_of for s in system.stages)]),
+        wide,
+    )
+
+
 @pytest.fixture(params=NETS)
 def system(request):
     graph = NETS[request.param](torch.Generator().manual_seed(0))
@@ -78,7 +119,7 @@ def test_rho_is_the_least_for_its_multipliers(system):
     out, _, _ = propagation.run([x.log() for x in d], None)
     rho = torch.linalg.eigvalsh(out)[-1].item()
     t = rho / torch.cat(d)
-    form = system.dense()
+    form = dense(system)
     sides = t[form.G_of, None] * form.G, t[form.H_of, None] * form.H
     constraints = form.G.T @ sides[0] - form.H.T @ sides[1]
     constraints.diagonal()[: form.inputs] += rho

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
-
-SMALL = 256
-"""Up to here a dense matrix is formed sooner than twenty products with its factors."""
 
 
 class BlockCholesky:
@@ -21,7 +19,7 @@ class BlockCholesky:
     """
 
     def __init__(self, starts: Sequence[int], lower: Mapping[tuple[int, int], Tensor]) -> None:
-        self.slices = [slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        self.slices = [slice(a, b) for a, b in pairwise(starts)]
         self.diagonal = [lower[i, i] for i in range(len(self.slices))]
         self.below: list[list[tuple[int, Tensor]]] = [[] for _ in self.slices]
         for (i, j), block in sorted(lower.items(), key=lambda item: item[0]):
@@ -90,9 +88,6 @@ class BlockCholesky:
         if len(self.slices) > 1:
             return lambda v: self._congruent(blocks, v)
         (factor,), middle = self.diagonal, blocks[0, 0]
-        if self.size <= SMALL:
-            dense = self._inverses[0] @ middle @ self._inverses[0].mT
-            return lambda v: dense @ v
 
         def times(v: Tensor) -> Tensor:
             v = torch.linalg.solve_triangular(factor.mT, v[:, None], upper=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from steepest.numerics.block_cholesky import BlockCholesky
-from steepest.numerics.lanczos import largest_eigenvalue
+from steepest.numerics.lanczos import least_eigenvalue
 from steepest.numerics.quadratic_program import QuadraticProgram
 
 ROUGH, FINE = 6, 10
@@ -47,66 +47,49 @@ def interior_point(program: QuadraticProgram, t: Tensor, rho: float, iterations:
 
     Source: Helmberg, Rendl, Vanderbei, Wolkowicz 1996 (the search direction); Mehrotra 1992 (the corrector).
     """
-    n, size = program.inputs, program.size + program.multipliers
+    n, size, whole = program.inputs, program.size + program.multipliers, (0, program.size)
     start = torch.randn(program.size, generator=torch.Generator().manual_seed(0), dtype=t.dtype)
     factor = program.factor(rho, t)
     if factor is None:
         return
-    dense = len(program.starts) == 2
     z = factor.inverse()
     # X = mu S^-1 scaled to unit trace on x: on the central path but for the dual equations.
     mu = 1.0 / z.diagonal()[:n].sum().item()
     x, s = mu * z, mu / t
-    whole = (0, program.size)
     x_factor = BlockCholesky.factor(whole, {(0, 0): x})
-    if x_factor is None:
-        return
-    hx, hz = program.times(x), program.times(z)
-    ex, px = program.inner(x, hx)
-    cx = program.constant(x)
+    need = torch.zeros(1 + program.multipliers, dtype=t.dtype)
+    need[0] = -1.0
     for _ in range(iterations):
-        schur = program.schur(x, z, hx, hz)
-        schur.diagonal()[1:] += s / t
-        scale = schur.diagonal().clamp(min=1e-300).rsqrt()
-        schur.mul_(scale[:, None]).mul_(scale)
-        schur.diagonal().add_(1e-15)
-        solver, info = torch.linalg.cholesky_ex(schur)
-        if info.item() != 0:
+        if x_factor is None:
             return
-        ez, pz = program.inner(z, hz)
-        centre = torch.cat([t.new_tensor([ez]), pz + 1.0 / t])
-        need = torch.cat([t.new_tensor([-1.0]), torch.zeros_like(t)])
-
-        def move_to(right: Tensor, scale: Tensor = scale, solver: Tensor = solver) -> tuple[float, Tensor]:
-            move = torch.cholesky_solve((scale * right)[:, None], solver)[:, 0] * scale
-            return move[0].item(), move[1:]
-
-        def moved(drho: float, dt: Tensor, y: Tensor, hy: Tensor, z: Tensor = z, factor=factor) -> Tensor:
-            """The symmetric part of ``Y dS S^-1``."""
-            change = program.direction(drho, dt, y, hy)
-            change = z @ change if dense else factor.solve(change)
-            return (change + change.mT).mul_(0.5)
-
-        mu = (rho * ex + ((px + s) @ t).item() - cx) / size
-        drho, dt = move_to(need)
-        dx = -x - moved(drho, dt, x, hx)
+        hx, hz = program.times(x), program.times(z)
+        ax, az, cx = program.inner(x, hx), program.inner(z, hz), program.constant(x)
+        solver = _Solver.of(program.schur(x, z, hx, hz), s / t)
+        if solver is None:
+            return
+        open_rho, open_t = 1.0 - ax[0].item(), -(ax[1:] + s)
+        mu = (rho * (1.0 - open_rho) - (open_t @ t).item() - cx) / size
+        # Predictor: straight to the optimum.
+        drho, dt = solver(need)
+        dx = -x - _twisted(program, factor, z, drho, dt, x, hx)
         ds = -s - s * dt / t
-        blocks = program.slack(drho, dt, constant=False)
-        a = min(1.0, _reach(factor.pencil(blocks), start, ROUGH), _ratio(t, dt))
-        b = min(1.0, _reach(x_factor.pencil({(0, 0): dx}), start, ROUGH), _ratio(s, ds))
-        # The step closes the dual equations in proportion to b.
-        after = (rho + a * drho) * (ex + b * (1.0 - ex)) + (1.0 - b) * ((t + a * dt) @ (px + s)).item() - cx - b * program.constant(dx)
+        a = min(1.0, _reach(factor, program.slack(drho, dt, constant=False), start, ROUGH), _ratio(t, dt))
+        b = min(1.0, _reach(x_factor, {(0, 0): dx}, start, ROUGH), _ratio(s, ds))
+        # What <S, X> + s't would be: the step closes the dual equations in proportion to b.
+        after = (rho + a * drho) * (1.0 - (1.0 - b) * open_rho) - (1.0 - b) * ((t + a * dt) @ open_t).item()
+        after -= cx + b * program.constant(dx)
         sigma = min(0.9, max(1e-6, (after / (size * mu)) ** 2)) if after > 0 else 0.9
         cautious = 0.9 + 0.09 * min(a, b)
-        second = moved(drho, dt, dx, program.times(dx))
-        e2, p2 = program.inner(second, program.times(second))
+        # Corrector: to sigma mu, with what the predictor's second order does.
+        second = _twisted(program, factor, z, drho, dt, dx, program.times(dx))
         second_s = ds * dt / t
-        drho, dt = move_to(need + sigma * mu * centre - torch.cat([t.new_tensor([e2]), p2 + second_s]))
-        dx = (sigma * mu * z).sub_(x).sub_(moved(drho, dt, x, hx)).sub_(second)
+        right = need + sigma * mu * az - program.inner(second, program.times(second))
+        right[1:] += sigma * mu / t - second_s
+        drho, dt = solver(right)
+        dx = (sigma * mu * z).sub_(x).sub_(_twisted(program, factor, z, drho, dt, x, hx)).sub_(second)
         ds = sigma * mu / t - s - s * dt / t - second_s
-        blocks = program.slack(drho, dt, constant=False)
-        a = min(1.0, cautious * min(_reach(factor.pencil(blocks), start, FINE), _ratio(t, dt)))
-        b = min(1.0, cautious * min(_reach(x_factor.pencil({(0, 0): dx}), start, FINE), _ratio(s, ds)))
+        a = min(1.0, cautious * min(_reach(factor, program.slack(drho, dt, constant=False), start, FINE), _ratio(t, dt)))
+        b = min(1.0, cautious * min(_reach(x_factor, {(0, 0): dx}, start, FINE), _ratio(s, ds)))
         for _ in range(12):
             factor = program.factor(rho + a * drho, t + a * dt)
             if factor is not None:
@@ -119,28 +102,53 @@ def interior_point(program: QuadraticProgram, t: Tensor, rho: float, iterations:
             if x_factor is not None:
                 break
             b *= 0.7
-        else:
-            return
         rho, t, s = rho + a * drho, t + a * dt, s + b * ds
         x.add_(dx, alpha=b)
         z = factor.inverse()
-        hx, hz = program.times(x), program.times(z)
-        ex, px = program.inner(x, hx)
-        cx = program.constant(x)
-        residual = max(abs(ex - 1.0), ((px + s).abs() @ t).item() / rho)
-        gap = (rho * ex + ((px + s) @ t).item() - cx) / rho
+        # <P_j, X> + s_j shrinks by 1 - b, exactly but for rounding, which the next iteration sees.
+        hx = program.times(x)
+        ax = program.inner(x, hx)
+        residual = max(abs(ax[0].item() - 1.0), ((ax[1:] + s).abs() @ t).item() / rho)
+        gap = (rho * ax[0].item() + ((ax[1:] + s) @ t).item() - program.constant(x)) / rho
         yield Iterate(t, rho, gap, residual)
         if (gap < tolerance and residual < tolerance) or max(a, b) < 1e-4:
             return
 
 
+@dataclass(frozen=True, eq=False)
+class _Solver:
+    """The Cholesky factor of the Schur complement, scaled to a unit diagonal."""
+
+    factor: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, schur: Tensor, diagonal: Tensor) -> _Solver | None:
+        schur.diagonal()[1:].add_(diagonal)
+        scale = schur.diagonal().clamp(min=1e-300).rsqrt()
+        schur.mul_(scale[:, None]).mul_(scale).diagonal().add_(1e-15)
+        factor, info = torch.linalg.cholesky_ex(schur)
+        return cls(factor, scale) if info.item() == 0 else None
+
+    def __call__(self, right: Tensor) -> tuple[float, Tensor]:
+        move = torch.cholesky_solve((self.scale * right)[:, None], self.factor)[:, 0] * self.scale
+        return move[0].item(), move[1:]
+
+
+def _twisted(program: QuadraticProgram, factor: BlockCholesky, z: Tensor, drho: float, dt: Tensor, y: Tensor, hy: Tensor) -> Tensor:
+    """The symmetric part of ``Y dS S^-1``."""
+    change = program.direction(drho, dt, y, hy)
+    change = z @ change if len(program.starts) == 2 else factor.solve(change)
+    return (change + change.mT).mul_(0.5)
+
+
 def _ratio(x: Tensor, dx: Tensor) -> float:
     """The longest step that keeps a positive vector non-negative."""
-    worst = (-dx / x).max().item() if len(x) else 0.0
-    return 1.0 / worst if worst > 1e-12 else 1e12
+    worst = (dx / x).min().item() if len(x) else 0.0
+    return -1.0 / worst if worst < -1e-12 else 1e12
 
 
-def _reach(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> float:
-    """About the longest step that keeps ``L L' + a D`` semidefinite, given products with ``L^-1 D L^-T``."""
-    worst = largest_eigenvalue(lambda v: -times(v), start, steps)
-    return 1.0 / worst if worst > 1e-12 else 1e12
+def _reach(factor: BlockCholesky, d: Mapping[tuple[int, int], Tensor], start: Tensor, steps: int) -> float:
+    """About the longest step that keeps ``L L' + a D`` semidefinite."""
+    worst = least_eigenvalue(factor.pencil(d), start, steps)
+    return -1.0 / worst if worst < -1e-12 else 1e12

@@ -1,4 +1,4 @@
-"""The largest eigenvalue of a symmetric operator, by Lanczos."""
+"""The least eigenvalue of a symmetric operator, by Lanczos."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 
-def largest_eigenvalue(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> float:
-    """About the largest eigenvalue, the residual of the Ritz pair added; a guess, not a bound.
+def least_eigenvalue(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> float:
+    """About the least eigenvalue, less the residual of its Ritz pair; a guess, not a bound.
 
     Orthogonality is left to the three-term recurrence: what it loses repeats eigenvalues that have converged.
 
@@ -18,15 +18,16 @@ def largest_eigenvalue(times: Callable[[Tensor], Tensor], start: Tensor, steps: 
         start: a vector not orthogonal to the eigenvector.
         steps: products with the matrix.
     """
-    q, before = start / start.norm(), torch.zeros_like(start)
-    alpha, beta = [], [torch.zeros((), dtype=start.dtype)]
+    q, before = start / torch.linalg.vector_norm(start), torch.zeros_like(start)
+    alpha, beta = [], [start.new_zeros(())]
+    tiny = torch.finfo(start.dtype).tiny
     for _ in range(min(steps, len(start))):
         v = times(q)
-        alpha.append(v @ q)
-        v = v.sub(alpha[-1] * q).sub_(beta[-1] * before)
-        beta.append(v.norm())
-        q, before = v / beta[-1].clamp(min=1e-300), q
+        alpha.append(torch.dot(v, q))
+        v = torch.addcmul(torch.addcmul(v, q, alpha[-1], value=-1.0), before, beta[-1], value=-1.0)
+        beta.append(torch.linalg.vector_norm(v))
+        q, before = v / (beta[-1] + tiny), q
     off = torch.stack(beta[1:])
     triangle = torch.diag(torch.stack(alpha)) + torch.diag(off[:-1], 1) + torch.diag(off[:-1], -1)
     values, vectors = torch.linalg.eigh(triangle)
-    return (values[-1] + (off[-1] * vectors[-1, -1]).abs()).item()
+    return (values[0] - (off[-1] * vectors[-1, 0]).abs()).item()

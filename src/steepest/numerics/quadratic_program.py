@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -151,7 +152,7 @@ class QuadraticProgram:
             return blocks[i, j][row : row + shape[0], column : column + shape[1]]
 
         diagonal = torch.cat([t.new_full((self.inputs,), rho), t[self.z_of]])
-        for a, b in zip(starts[:-1], starts[1:], strict=True):
+        for a, b in pairwise(starts):
             part(a, a, (b - a, b - a)).diagonal().copy_(diagonal[a:b])
         weight = t[self.v_of]
         beside = (weight * self.lean)[:, None]
@@ -193,20 +194,23 @@ class QuadraticProgram:
             out[tile.columns].addmm_(tile.block.mT, inner[tile.rows], alpha=-1.0)
         return out
 
-    def inner(self, y: Tensor, hy: Tensor) -> tuple[float, Tensor]:
-        """``<E, Y>`` and ``<P_j, Y>``, given ``H Y``."""
+    def inner(self, y: Tensor, hy: Tensor) -> Tensor:
+        """``<E, Y>`` and all ``<P_j, Y>``, given ``H Y``."""
         n, diagonal = self.inputs, y.diagonal()
         cross = hy[:, n:].diagonal() if self._single else hy.gather(1, n + self.own[:, None])[:, 0]
         rows = -2.0 * self.lean * cross
-        if self.excess.any():
+        if self._curved:
             square = torch.zeros_like(rows)
             for t in self.H:
                 square[t.rows] += (hy[t.rows, t.columns] * t.block).sum(1)
             rows = rows + self.excess * square
+        value = y.new_zeros(1 + self.multipliers)
+        value[0] = diagonal[:n].sum()
         if self._single:
-            return diagonal[:n].sum().item(), diagonal[n:] + rows
-        value = y.new_zeros(self.multipliers).index_add_(0, self.z_of, diagonal[n:])
-        return diagonal[:n].sum().item(), value.index_add_(0, self.v_of, rows)
+            torch.add(diagonal[n:], rows, out=value[1:])
+        else:
+            value[1:].index_add_(0, self.z_of, diagonal[n:]).index_add_(0, self.v_of, rows)
+        return value
 
     def constant(self, y: Tensor) -> float:
         """``<C'C, Y>``."""

@@ -129,60 +129,6 @@ class LureSystem:
             found[i] = torch.cat([flow.image(target, i, basis, unit_rows(size, k, chunk)) for k in range(0, size, chunk)])
         return found
 
-    def dense(self) -> DenseForm:
-        """All constraints as rows of matrices."""
-        place, at = {}, 0
-        for i in self.variables:
-            place[i] = slice(at, at + self.signals[i].size)
-            at += self.signals[i].size
-        none = torch.zeros(0, at, dtype=torch.float64)
-        gs, hs, wide = [none], [none], torch.zeros(self.signals[self.output].size, at, dtype=torch.float64)
-        for s in self.stages:
-            rows = torch.zeros(self.signals[s.v].size, at, dtype=torch.float64)
-            for i, block in self.matrices(s.v).items():
-                rows[:, place[i]] = block.T
-            g = torch.zeros(self.signals[s.z].size, at, dtype=torch.float64)
-            g[:, place[s.z]] = torch.eye(len(g), dtype=torch.float64)
-            gs.append(g if s.tied else g - s.middle[:, None] * rows)
-            hs.append(s.radius[:, None] * rows)
-        for i, block in self.matrices(self.output).items():
-            wide[:, place[i]] = block.T
-        empty = torch.zeros(0, dtype=torch.int64)
-        return DenseForm(
-            self.signals[0].size,
-            torch.cat(gs),
-            torch.cat(hs),
-            torch.cat([empty, *(s.z_of for s in self.stages)]),
-            torch.cat([empty, *(s.v_of for s in self.stages)]),
-            wide,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class DenseForm:
-    """A Lur'e system as matrices on its variables ``xi = (x, z)``: ``sum_{i in j} (G_i d)^2 <= sum_{i in j} (H_i d)^2``, output ``C d``.
-
-    Args:
-        inputs: entries of x.
-        G, H: ``[rows, N]``, float64; G is unit lower triangular in its last ``N - inputs`` columns.
-        G_of, H_of: int64 ``[rows]``, the multiplier each row belongs to.
-        C: ``[outputs, N]``.
-    """
-
-    inputs: int
-    G: Tensor
-    H: Tensor
-    G_of: Tensor
-    H_of: Tensor
-    C: Tensor
-
-    def decoupled(self) -> tuple[Tensor, Tensor]:
-        """H and C in the variables ``(x, w = G xi)``, in which every constraint reads ``|w_j| <= |H_j (x, w)|``."""
-        n, size = self.inputs, self.C.shape[1]
-        change = torch.cat([torch.eye(n, size, dtype=torch.float64), self.G])
-        both = torch.linalg.solve_triangular(change, torch.cat([self.H, self.C]), upper=False, left=False)
-        return both[: len(self.H)], both[len(self.H) :]
-
 
 class _Writer:
     def __init__(self, shape: Shape) -> None:

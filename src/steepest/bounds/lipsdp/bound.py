@@ -60,7 +60,7 @@ class LipSDP:
     name: str = "lipsdp"
     deadline: Deadline = field(default_factory=lambda: Deadline.after(20.0))
     steps: int = 2000
-    exact: int = 6000
+    exact: int = 4500
     largest: int = 5200
     entries: int = 3 * 2**25
     channels: UpperBound | None = None
@@ -133,8 +133,8 @@ class LipSDP:
         program = None
         if system.size <= self.exact:
             program = quadratic_program(system, proof.rows, proof.output)
-            # An iteration's time, and how many there may be.
-            if 20.0 * _seconds(program) > max(self.deadline.left(), 4.0):
+            # It takes 6 to 20 iterations.
+            if 15.0 * _seconds(program) > max(self.deadline.left(), 4.0):
                 program = None
         # Float32 holds where slopes vary by as much everywhere; its result is only a proposal.
         even = all((s.radius >= 1e-3 * max(1e-3, s.radius.max().item())).all() for s in system.stages)

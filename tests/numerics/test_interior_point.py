@@ -1,0 +1,220 @@
+"""The interior point on random programs: its products against dense matrices, its optimum against a plain barrier method."""
+
+import math
+
+import pytest
+import torch
+
+from steepest.numerics import quadratic_program
+from steepest.numerics.block_cholesky import BlockCholesky
+from steepest.numerics.interior_point import interior_point
+from steepest.numerics.lanczos import least_eigenvalue
+from steepest.numerics.quadratic_program import QuadraticProgram, Tile
+
+KINDS = ("relu", "slopes", "skips", "tied")
+
+
+def program(kind, sizes, seed):
+    """A random chain of constraints; ``skips`` read all earlier variables, ``tied`` has one multiplier for its last constraint."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    starts = [sum(sizes[:k]) for k in range(len(sizes) + 1)]
+    tiles, lean, excess, own, z_of, v_of = [], [], [], [], [], []
+    row = count = 0
+    for k in range(1, len(sizes)):
+        tied = kind == "tied" and k == len(sizes) - 1
+        rows = sizes[k] + 2 if tied else sizes[k]
+        for j in range(k) if kind == "skips" else (k - 1,):
+            tiles.append(Tile(row, starts[j], 0.5 * random(rows, sizes[j]) / sizes[j] ** 0.5))
+        if tied:
+            leans = torch.zeros(rows, dtype=torch.float64)
+            own.append(torch.full((rows,), starts[k] - sizes[0]))
+            z_of.append(torch.full((sizes[k],), count))
+            v_of.append(torch.full((rows,), count))
+            count += 1
+        else:
+            # Slopes within [c - r, c + r] of any sign have lean = c / r.
+            leans = torch.ones(rows, dtype=torch.float64) if kind == "relu" else 1.5 * random(rows)
+            own.append(torch.arange(rows) + starts[k] - sizes[0])
+            z_of.append(count + torch.arange(rows))
+            v_of.append(z_of[-1])
+            count += rows
+        lean.append(leans)
+        excess.append(leans.square() - 1.0)
+        row += rows
+    output = (Tile(0, starts[-2], random(2, sizes[-1])), *([Tile(0, 0, random(2, sizes[0]))] if kind == "skips" else []))
+    return QuadraticProgram(tuple(sizes), tuple(tiles), output, *(torch.cat(c) for c in (lean, excess, own, z_of, v_of)), count)
+
+
+def dense(p):
+    """E, all P_j and C'C."""
+    n, size = p.inputs, p.size
+    H, C = torch.zeros(len(p.v_of), size, dtype=torch.float64), torch.zeros(2, size, dtype=torch.float64)
+    for t in p.H:
+        H[t.rows, t.columns] = t.block
+    for t in p.C:
+        C[:, t.columns] = t.block
+    G = torch.eye(size, dtype=torch.float64)[n:].index_add(0, p.own, -p.lean[:, None] * H)
+    P = torch.zeros(p.multipliers, size, size, dtype=torch.float64)
+    P.index_add_(0, p.z_of, G[:, :, None] * G[:, None, :])
+    P.index_add_(0, p.v_of, -H[:, :, None] * H[:, None, :])
+    E = torch.diag((torch.arange(size) < n).double())
+    return E, P, C.T @ C
+
+
+def whole(p, blocks):
+    out = torch.zeros(p.size, p.size, dtype=torch.float64)
+    for (i, j), b in blocks.items():
+        rows, columns = slice(*p.starts[i : i + 2]), slice(*p.starts[j : j + 2])
+        out[rows, columns], out[columns, rows] = b, b.T
+    return out
+
+
+def feasible(p):
+    """A strictly feasible point: earlier constraints weigh so much more that they hold the later ones."""
+    depth = len(p.sizes) - 1
+    row_of = torch.repeat_interleave(torch.arange(depth), torch.tensor(p.sizes[1:]))
+    for power in range(1, 40):
+        step = 1.5**power
+        t = torch.ones(p.multipliers, dtype=torch.float64).index_copy(0, p.z_of, step ** (depth - row_of.double()))
+        if p.factor(step ** (depth + 1), t) is not None:
+            return t, step ** (depth + 1)
+    raise AssertionError("no feasible point")
+
+
+def barrier(p, t, rho, target=1e-7):
+    """Newton's method on ``rho / mu - log det S - sum log t`` with mu falling, everything dense."""
+    E, P, constant = dense(p)
+    A = torch.cat([E[None], P])
+    y, mu = torch.cat([torch.tensor([rho], dtype=torch.float64), t]), rho
+    unit = torch.zeros_like(y)
+    unit[0] = 1.0
+
+    def value(y):
+        factor, info = torch.linalg.cholesky_ex((y[:, None, None] * A).sum(0) - constant)
+        if info.item() or (y[1:] <= 0).any():
+            return math.inf
+        return (y[0] / mu - 2.0 * factor.diagonal().log().sum() - y[1:].log().sum()).item()
+
+    while mu * (p.size + len(y)) > target * y[0].item():
+        mu *= 0.4
+        for _ in range(50):
+            inverse = torch.linalg.inv((y[:, None, None] * A).sum(0) - constant)
+            scaled = A @ inverse
+            gradient = unit / mu - scaled.diagonal(dim1=1, dim2=2).sum(1)
+            gradient[1:] -= 1.0 / y[1:]
+            hessian = torch.einsum("aij,bji->ab", scaled, scaled)
+            hessian.diagonal()[1:] += y[1:] ** -2
+            move = -torch.linalg.solve(hessian, gradient)
+            step, here = 1.0, value(y)
+            while not value(y + step * move) <= here + 0.2 * step * (gradient @ move).item() and step > 1e-9:
+                step *= 0.5
+            y = y + step * move
+            if -(gradient @ move).item() < 1e-4:
+                break
+    return y[0].item()
+
+
+@pytest.mark.parametrize("blocks", ["one", "several"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_agree_with_dense_matrices(kind, blocks, monkeypatch):
+    monkeypatch.setattr(quadratic_program, "GROUP", 4 if blocks == "several" else 1000)
+    p = program(kind, [4, 5, 3, 6, 4, 5, 4, 6, 5], 0)
+    assert (len(p.starts) > 2) == (blocks == "several" and kind != "skips")
+    E, P, constant = dense(p)
+    generator = torch.Generator().manual_seed(1)
+    x, y = (m @ m.mT for m in torch.randn(2, p.size, p.size, generator=generator, dtype=torch.float64))
+    hx, hy = p.times(x), p.times(y)
+    A = torch.cat([E[None], P])
+    schur = torch.einsum("aij,jk,bkl,li->ab", A, x, A, y)
+    torch.testing.assert_close(p.schur(x, y, hx, hy), 0.5 * (schur + schur.T), rtol=1e-10, atol=1e-9)
+    torch.testing.assert_close(p.inner(x, hx), (A * x).sum((1, 2)), rtol=1e-10, atol=1e-10)
+    assert p.constant(x) == pytest.approx((constant * x).sum().item())
+    t = torch.randn(p.multipliers, generator=generator, dtype=torch.float64)
+    change = 0.3 * E + (t[:, None, None] * P).sum(0)
+    torch.testing.assert_close(p.direction(0.3, t, x, hx), change @ x, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(whole(p, p.slack(0.3, t, constant=False)), change, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(whole(p, p.slack(0.3, t)), change - constant, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("blocks", ["one", "several"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_factor_solves_inverts_and_scales(kind, blocks, monkeypatch):
+    monkeypatch.setattr(quadratic_program, "GROUP", 4 if blocks == "several" else 1000)
+    p = program(kind, [4, 5, 3, 6, 4, 5, 4, 6, 5], 2)
+    t, rho = feasible(p)
+    factor, matrix = p.factor(rho, t), whole(p, p.slack(rho, t))
+    assert factor is not None
+    inverse = torch.linalg.inv(matrix)
+    torch.testing.assert_close(factor.inverse(), inverse, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(factor.solve(matrix), torch.eye(p.size, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+    lower = torch.linalg.cholesky(matrix)
+    change = p.slack(0.1, -t, constant=False)
+    scaled = torch.linalg.solve(lower, torch.linalg.solve(lower, whole(p, change)).T)
+    v = torch.randn(p.size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    torch.testing.assert_close(factor.pencil(change)(v), scaled @ v, rtol=1e-8, atol=1e-9)
+    assert p.factor(-rho, t) is None
+
+
+def test_pencil_of_a_large_block_agrees_with_a_small_one():
+    generator = torch.Generator().manual_seed(0)
+    root, d, v = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((300, 300), (300, 300), (300,)))
+    matrix, d = root @ root.T + torch.eye(300, dtype=torch.float64), d + d.T
+    factor = BlockCholesky.factor((0, 300), {(0, 0): matrix})
+    assert factor is not None
+    lower = torch.linalg.cholesky(matrix)
+    expected = torch.linalg.solve(lower, d @ torch.linalg.solve(lower.T, v))
+    torch.testing.assert_close(factor.pencil({(0, 0): d})(v), expected, rtol=1e-7, atol=1e-7)
+
+
+def test_least_eigenvalue_is_close():
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        m = torch.randn(40, 40, generator=generator, dtype=torch.float64)
+        m, start = m + m.T, torch.randn(40, generator=generator, dtype=torch.float64)
+        exact = torch.linalg.eigvalsh(m)[0].item()
+        assert exact * (1 + 1e-2) <= least_eigenvalue(lambda v, m=m: m @ v, start, 30) <= exact * (1 - 1e-9)
+        assert exact * 1.2 <= least_eigenvalue(lambda v, m=m: m @ v, start, 10) <= exact * 0.8
+    # Fewer dimensions than steps, and an operator that vanishes.
+    assert least_eigenvalue(lambda v: -2.0 * v, torch.ones(3, dtype=torch.float64), 10) == pytest.approx(-2.0)
+    assert least_eigenvalue(lambda v: 0.0 * v, torch.ones(3, dtype=torch.float64), 10) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("kind", KINDS)
+def test_optimum_agrees_with_a_barrier_method_and_every_iterate_is_feasible(kind, seed, monkeypatch):
+    monkeypatch.setattr(quadratic_program, "GROUP", 4 if seed else 1000)
+    p = program(kind, [3, 5, 4, 6, 4, 5], seed)
+    t, rho = feasible(p)
+    best = barrier(p, t, rho)
+    E, P, constant = dense(p)
+    last = None
+    for last in interior_point(p, t, rho):
+        slack = last.rho * E + (last.t[:, None, None] * P).sum(0) - constant
+        assert torch.linalg.eigvalsh(slack)[0] > 0
+        assert (last.t > 0).all()
+        assert last.rho >= best * (1 - 1e-6)
+        if last.residual < 1e-6:
+            assert last.rho * (1 - last.gap - 2 * last.residual) <= best * (1 + 1e-6)
+    assert last is not None
+    assert last.gap < 1e-5
+    assert last.rho == pytest.approx(best, rel=2e-5)
+
+
+def test_a_start_near_the_optimum_takes_fewer_iterations():
+    p = program("relu", [4, 8, 8, 8, 8], 5)
+    cold = list(interior_point(p, *feasible(p)))
+    # Between the optimum and a point well inside, so that there is room on all sides.
+    near = cold[-4]
+    warm = list(interior_point(p, 1.01 * near.t, 1.02 * near.rho))
+    assert len(warm) < len(cold)
+    assert warm[-1].rho == pytest.approx(cold[-1].rho, rel=2e-5)
+
+
+def test_an_infeasible_start_gives_nothing():
+    p = program("relu", [3, 4, 4], 0)
+    t, rho = feasible(p)
+    assert list(interior_point(p, t, -rho)) == []
