@@ -19,7 +19,7 @@ _DENSE_SIDE_MIRRORED = 1536
 _DENSE_ENTRIES = 2**24
 
 
-def conv_norm_2_above(weight: Tensor, geometry: ConvGeometry, groups: int = 1) -> float:
+def conv_norm_2_above(weight: Tensor, geometry: ConvGeometry, groups: int = 1, refine: bool = True) -> float:
     """Upper bound of the operator norm from l2 to l2 of a convolution together with its padding.
 
     A small operator is bounded as the matrix it is, whatever its padding. Otherwise:
@@ -37,13 +37,15 @@ def conv_norm_2_above(weight: Tensor, geometry: ConvGeometry, groups: int = 1) -
         weight: ``[out, in / groups, *kernel]``, float64.
         geometry: sizes, strides, dilations and padding.
         groups: blocks of channels that do not mix; the norm is the largest of theirs.
+        refine: whether to look for less than the torus shows.
 
     Returns:
         A bound proven in floating point.
     """
-    if weight.numel() == 0 or not geometry.kernel:
-        rows = weight.reshape(groups, -1, weight.shape[1]) if weight.numel() else weight.new_zeros(1, 1, 1)
-        return norm_2_above(rows).max().item()
+    if not weight.any():
+        return 0.0
+    if not geometry.kernel:
+        return norm_2_above(weight.reshape(groups, -1, weight.shape[1])).max().item()
     mirrored = [a for a in range(len(geometry.kernel)) if not geometry.on_torus(a)]
     rows = math.prod(geometry.out_size) * (len(weight) // groups)
     columns = math.prod(geometry.size) * weight.shape[1]
@@ -57,7 +59,7 @@ def conv_norm_2_above(weight: Tensor, geometry: ConvGeometry, groups: int = 1) -
         # The margin lets another proof take its own way to the norms of the parts.
         return min(_inside_and_ends(weight, geometry, groups, mirrored[0]), _copied(weight, geometry, groups)) * (1.0 + 2e-5)
     laid = lay(weight, geometry, groups)
-    refined = deflated_norm_above(weight, geometry, laid) if groups == 1 and _worth_refining(laid) else None
+    refined = deflated_norm_above(weight, geometry, laid) if refine and groups == 1 and _worth_refining(laid) else None
     return torus_norm_above(laid) if refined is None else refined
 
 
@@ -102,7 +104,7 @@ def _copied(weight: Tensor, geometry: ConvGeometry, groups: int) -> float:
         sizes[a], paddings[a] = len(positions), (0, 0)
         modes.append("zeros")
     plain = replace(geometry, size=tuple(sizes), padding=tuple(paddings), modes=tuple(modes))
-    return conv_norm_2_above(weight, plain, groups) * math.sqrt(copies) * (1.0 + gamma(2))
+    return conv_norm_2_above(weight, plain, groups, refine=False) * math.sqrt(copies) * (1.0 + gamma(2))
 
 
 def ends(geometry: ConvGeometry, axis: int) -> tuple[range, list[Tensor]]:
@@ -126,7 +128,7 @@ def _inside_and_ends(weight: Tensor, geometry: ConvGeometry, groups: int, axis: 
         before = geometry.padding[axis][0] - geometry.stride[axis] * inside.start
         reach = geometry.stride[axis] * (len(inside) - 1) + geometry.dilation[axis] * (geometry.kernel[axis] - 1) + 1
         cropped = (before, reach - geometry.size[axis] - before)
-        total = conv_norm_2_above(weight, _changed(geometry, axis, cropped), groups) ** 2
+        total = conv_norm_2_above(weight, _changed(geometry, axis, cropped), groups, refine=False) ** 2
     parts = [0.0]
     matrices = axis_matrices(geometry, axis)
     for side in sides:
@@ -136,7 +138,7 @@ def _inside_and_ends(weight: Tensor, geometry: ConvGeometry, groups: int, axis: 
         slab = _slab(weight.abs(), rows, groups, axis)
         mass = slab.reshape(*slab.shape[:2], -1).sum(2).norm().item() * (1.0 + gamma(weight.numel() * rows.numel()))
         rounding = gamma(geometry.kernel[axis]) * mass
-        parts.append(conv_norm_2_above(_slab(weight, rows, groups, axis), _without(geometry, axis), groups) + rounding)
+        parts.append(conv_norm_2_above(_slab(weight, rows, groups, axis), _without(geometry, axis), groups, refine=False) + rounding)
     return math.sqrt(total + max(parts) ** 2) * (1.0 + gamma(8))
 
 

@@ -116,8 +116,8 @@ def deflated_norm_above(weight: Tensor, geometry: ConvGeometry, laid: Laid) -> f
         geometry: sizes, zero padding alone.
         laid: the convolution on its torus.
     """
-    norm = _norm_estimate(weight, geometry) / laid.unit
-    tau, torus = norm * (1.0 + _PRECISION), laid.norm / laid.unit
+    torus = laid.norm / laid.unit
+    tau = _norm_estimate(weight / laid.unit, geometry, torus / (1.0 + _PRECISION)) * (1.0 + _PRECISION)
     if not 0.0 < tau < torus:
         return None
     # The further c is below tau, the fewer steps for each direction and the more directions.
@@ -137,13 +137,14 @@ def deflated_norm_above(weight: Tensor, geometry: ConvGeometry, laid: Laid) -> f
     return tau * laid.unit * (1.0 + gamma(4))
 
 
-def _norm_estimate(weight: Tensor, geometry: ConvGeometry, steps: int = 60) -> float:
-    """From below, by Lanczos' method in float32."""
+def _norm_estimate(weight: Tensor, geometry: ConvGeometry, enough: float, steps: int = 60) -> float:
+    """From below, by Lanczos' method in float32; it stops where ``enough`` is reached."""
     w, g, dims = weight.to(torch.float32), geometry, len(geometry.kernel)
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(1, weight.shape[1], *g.size, generator=generator)
     vector, before, beta, diagonal, off = vector / vector.norm(), torch.zeros_like(vector), 0.0, [], []
-    for _ in range(min(steps, vector.numel())):
+    norm = 0.0
+    for step in range(min(steps, vector.numel())):
         image = _CONV[dims](F.pad(vector, [p for pair in reversed(g.padding) for p in pair]), w, None, g.stride, 0, g.dilation)
         image = _CONV_TRANSPOSE[dims](image, w, None, g.stride, 0, 0, 1, g.dilation)
         pads = [p for n, (lo, _), got in reversed(list(zip(g.size, g.padding, image.shape[2:], strict=True))) for p in (-lo, n + lo - got)]
@@ -153,12 +154,14 @@ def _norm_estimate(weight: Tensor, geometry: ConvGeometry, steps: int = 60) -> f
         beta = image.norm().item()
         diagonal.append(alpha)
         off.append(beta)
-        if beta <= 1e-12 * alpha:
-            break
+        if step % 6 == 5 or step == steps - 1 or beta <= 1e-6 * diagonal[0]:
+            bands = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+            bands = bands + torch.diag(torch.tensor(off[:-1], dtype=torch.float64), -1)
+            norm = math.sqrt(max(0.0, torch.linalg.eigvalsh(bands)[-1].item()))
+            if norm >= enough or beta <= 1e-6 * diagonal[0]:
+                break
         before, vector = vector, image / beta
-    bands = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-    bands = bands + torch.diag(torch.tensor(off[:-1], dtype=torch.float64), -1)
-    return math.sqrt(max(0.0, torch.linalg.eigvalsh(bands)[-1].item()))
+    return norm
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ class Conv(Affine):
         return self.kernel.terms
 
     def linear(self, x: Tensor, absolute: bool = False) -> Tensor:
-        """The convolution."""
+        """The convolution; absolute: at least ``|W| x``, and more where kernel entries meet in one entry of the input."""
         return self.kernel.forward(x, absolute)
 
     def adjoint(self, y: Tensor, absolute: bool = False) -> Tensor:
@@ -175,11 +175,11 @@ class Conv(Affine):
         return self.kernel.norm_2
 
     def norm_inf(self) -> float:
-        """Largest absolute row sum, exact up to rounding."""
+        """Largest absolute row sum, exact up to rounding unless kernel entries meet in one entry of the input."""
         return self.kernel.norm_inf
 
     def norm_1(self) -> float:
-        """Largest absolute column sum, exact up to rounding."""
+        """Largest absolute column sum, with the same exception."""
         return self.kernel.norm_1
 
 

@@ -14,6 +14,7 @@ from steepest.proofs.checker.residual import settled_at_most
 from steepest.proofs.checker.torus import Window, turned
 
 _MATRIX = 2**24
+_SIDES = (256, 1536)
 
 
 def convolution_norm_at_most(kernel: Array, windows: Sequence[Window], claim: float) -> bool:
@@ -36,7 +37,7 @@ def convolution_norm_at_most(kernel: Array, windows: Sequence[Window], claim: fl
     kernel, claim = kernel / unit, claim / unit
     if not all(w.round for w in windows):
         return _norm_above(kernel, windows) <= claim
-    if _small(kernel, windows, 256):
+    if _small(kernel, windows, _SIDES[0]):
         return _matrices_at_most(kernel, windows, claim)
     circles = turned(windows, kernel)
     if any(c.at_most(claim) for estimate, c in circles if estimate <= claim * claim):
@@ -110,7 +111,7 @@ def _norm_above(kernel: Array, windows: Sequence[Window]) -> float:
     if not kernel.any():
         return 0.0
     copied = [a for a, w in enumerate(windows) if not w.round]
-    if _small(kernel, windows, 1536 if copied else 256):
+    if _small(kernel, windows, _SIDES[1] if copied else _SIDES[0]):
         matrices, off = _matrices(kernel, windows)
         return (max(_proven(m) for m in matrices) + off) * (1 + slack(1))
     if not copied:
