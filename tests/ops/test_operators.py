@@ -33,6 +33,8 @@ EXAMPLES = {
     "conv-1d": ops.Conv(((1, 2, 7),), rand(4, 1, 3), rand(4), (2,), ((1, 0),), (2,), 2),
     "conv-2d": ops.Conv(((1, 2, 5, 4),), rand(3, 2, 2, 3), rand(3), (1, 2), ((0, 1), (2, 1)), (2, 1), 1),
     "conv-3d": ops.Conv(((1, 1, 3, 3, 3),), rand(2, 1, 2, 2, 2), rand(2), (1, 1, 2), ((0, 0), (1, 0), (0, 1)), (1, 1, 1), 1),
+    "conv-mirrored": ops.Conv(((1, 2, 5, 6),), rand(3, 2, 3, 3), rand(3), (1, 2), ((1, 1), (2, 1)), (1, 1), 1, ("replicate", "reflect")),
+    "conv-circular": ops.Conv(((1, 2, 5, 6),), rand(2, 1, 3, 2), rand(2), (1, 1), ((1, 1), (1, 1)), (1, 1), 2, ("circular", "zeros")),
     "conv_transpose": ops.ConvTranspose(((1, 2, 3, 3),), rand(2, 3, 2, 2), rand(3), (2, 1), ((0, 1), (0, 0)), (1, 1), 1, (5, 4)),
     "dense": ops.Dense(((1, 5),), rand(3, 5), rand(3)),
     "scale": ops.Scale(((2, 3),), rand(1, 3), rand(2, 1)),
@@ -70,6 +72,8 @@ EXAMPLES = {
     "multiply": ops.Multiply(((2, 3), (2, 3))),
     "matmul": ops.MatMul(((2, 3), (3, 2))),
 }
+MEETING = {"conv-mirrored"}
+"""Where two weights meet in one entry of the matrix, sums of magnitudes are upper bounds."""
 POSITIVE = {"log", "sqrt", "reciprocal"}
 ALL = pytest.mark.parametrize("name", EXAMPLES)
 AFFINE = pytest.mark.parametrize("name", [n for n, op in EXAMPLES.items() if isinstance(op, Affine)])
@@ -155,8 +159,13 @@ def test_adjoint_absolute_and_norms_against_the_matrix(name):
     matrix = op.linear(eye).reshape(n, -1).T
     back = op.adjoint(torch.eye(len(matrix), dtype=torch.float64).reshape(-1, *op.shape)).reshape(len(matrix), n)
     torch.testing.assert_close(back, matrix)
-    torch.testing.assert_close(op.linear(eye, absolute=True).reshape(n, -1).T, matrix.abs())
-    for p, loosest in ((1.0, 1 + 1e-6), (2.0, 1.3), (math.inf, 1 + 1e-6)):
+    absolute = op.linear(eye, absolute=True).reshape(n, -1).T
+    if name in MEETING:
+        assert (absolute >= matrix.abs() - 1e-12).all()
+    else:
+        torch.testing.assert_close(absolute, matrix.abs())
+    exact_sums = 1.6 if name in MEETING else 1 + 1e-6
+    for p, loosest in ((1.0, exact_sums), (2.0, 1.3), (math.inf, exact_sums)):
         exact = float(np.linalg.norm(matrix.numpy(), p))
         assert exact * (1 - 1e-12) <= op.norm(p) <= exact * loosest
     if not isinstance(op, Rearrangement) and not op.keeps_entries_apart:
@@ -164,7 +173,8 @@ def test_adjoint_absolute_and_norms_against_the_matrix(name):
         rows = (matrix * scale.flatten()).norm(dim=1).reshape(op.shape)
         got = op.row_norms_2(scale)
         assert (got >= rows * (1 - 1e-14)).all()
-        torch.testing.assert_close(got, rows, rtol=1e-6, atol=1e-9)
+        if name not in MEETING:
+            torch.testing.assert_close(got, rows, rtol=1e-6, atol=1e-9)
 
 
 @ALL

@@ -1,4 +1,4 @@
-"""Rewrites that keep the function: batch norm folded into its layer, and activations recognised behind their decomposition."""
+"""Rewrites that keep the function: batch norm and padding folded into layers, activations recognised behind their decomposition."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from steepest import ops
 from steepest.graph import Graph, Node, Operator, Shape, depended_on
+from steepest.numerics.torus import padded_positions
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,45 @@ def _fold_dense(nodes: list[Node], index: int) -> Chain | None:
     if first.weight.shape[1] * second.weight.shape[0] > first.weight.numel() + second.weight.numel():
         return None
     return Chain(before.inputs, (ops.Dense(first.in_shapes, second.weight @ first.weight, second.weight @ first.bias + second.bias),))
+
+
+def _fold_padding(nodes: list[Node], index: int) -> Chain | None:
+    """Padding of positions before a convolution: the two are bounded together, since a copied entry alone has a norm above one."""
+    node = nodes[index]
+    before = nodes[node.inputs[0]] if node.inputs else node
+    if not isinstance(node.op, ops.Conv) or not isinstance(before.op, ops.Select) or before.op.fill != 0.0:
+        return None
+    op, picked, shape = node.op, before.op.index, before.op.in_shapes[0]
+    if len(shape) != picked.ndim or shape[:2] != tuple(picked.shape[:2]) or 0 in shape or 0 in picked.shape:
+        return None
+    padding, modes, expected = [], [], torch.arange(math.prod(shape)).reshape(shape)
+    for a in range(len(shape) - 2):
+        coordinate = torch.where(picked >= 0, picked // math.prod(shape[3 + a :]) % shape[2 + a], -1)
+        at = coordinate.movedim(2 + a, 0).flatten(1).amax(1)
+        found = _padding(at, shape[2 + a])
+        mode = op.modes[a] if op.modes else "zeros"
+        if found is None or (found[0] != "zeros" and op.padding[a] != (0, 0)) or mode != "zeros":
+            return None
+        modes.append(found[0])
+        padding.append((found[1] + op.padding[a][0], len(at) - shape[2 + a] - found[1] + op.padding[a][1]))
+        there = (at >= 0).reshape([-1 if b == 2 + a else 1 for b in range(len(shape))])
+        expected = torch.where(there, expected.index_select(2 + a, at.clamp(min=0)), -1)
+    if not torch.equal(expected, picked):
+        return None
+    kinds = tuple(modes) if any(m != "zeros" for m in modes) else ()
+    return Chain(before.inputs, (replace(op, in_shapes=(shape,), padding=tuple(padding), modes=kinds),))
+
+
+def _padding(at: Tensor, size: int) -> tuple[str, int] | None:
+    """Mode and amount in front of what padded an axis, given the positions of its entries."""
+    longer = len(at) - size
+    for mode in ("zeros", "circular", "reflect", "replicate"):
+        for low in range(longer + 1):
+            if mode == "reflect" and max(low, longer - low) >= size:
+                continue
+            if torch.equal(padded_positions(mode, size, low, longer - low), at):
+                return mode, low
+    return None
 
 
 @dataclass(frozen=True)
@@ -216,4 +257,4 @@ def _repeats_rows(op: ops.Select, shape: Shape) -> bool:
     return torch.equal(op.index, rows)
 
 
-_RULES: tuple[Rule, ...] = (_fold_reshape, _fold_scale, _fold_dense, _gated, _normalised)
+_RULES: tuple[Rule, ...] = (_fold_reshape, _fold_scale, _fold_dense, _fold_padding, _gated, _normalised)

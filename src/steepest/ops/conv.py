@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from steepest.graph.operator import Shape
-from steepest.numerics.conv_norm import ConvGeometry, conv_norm_2_above
+from steepest.numerics.conv_norm import axis_matrices, conv_norm_2_above
 from steepest.numerics.rounding import CLAIM_MARGIN, ROOT_TINY, gamma
+from steepest.numerics.torus import ConvGeometry, padded_positions
 from steepest.ops.kinds import Affine, lead_axes, ones
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -21,7 +23,7 @@ _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_trans
 
 @dataclass(frozen=True, eq=False)
 class _Kernel:
-    """The linear map of a zero-padded convolution on a fixed spatial size, and its adjoint."""
+    """The linear map of a padded convolution on a fixed spatial size, and its adjoint."""
 
     weight: Tensor
     geometry: ConvGeometry
@@ -40,9 +42,29 @@ class _Kernel:
     def out_shape(self) -> Shape:
         return (self.batch, self.weight.shape[0], *self.geometry.out_size)
 
+    @cached_property
+    def copied(self) -> dict[int, Tensor]:
+        """Axes whose padding holds entries, and which."""
+        g = self.geometry
+        return {
+            a: padded_positions(g.mode(a), g.size[a], *g.padding[a])
+            for a in range(self.dims)
+            if g.mode(a) != "zeros" and g.padding[a] != (0, 0)
+        }
+
     @property
     def terms(self) -> int:
-        return math.prod(self.weight.shape[2:]) * max(self.weight.shape[0], self.weight.shape[1])
+        copies = math.prod(int(at.bincount().max()) for at in self.copied.values())
+        return math.prod(self.weight.shape[2:]) * max(self.weight.shape[0], self.weight.shape[1]) * copies
+
+    @cached_property
+    def meeting(self) -> Tensor:
+        """How many kernel entries at most meet in one entry of the input, for every position of the output."""
+        found = torch.ones([1] * self.dims, dtype=torch.float64)
+        for a in self.copied:
+            most = axis_matrices(self.geometry, a).sum(0).amax(1)
+            found = found * most.reshape([-1 if b == a else 1 for b in range(self.dims)])
+        return found
 
     def _weight(self, x: Tensor, absolute: bool) -> Tensor:
         return (self.weight.abs() if absolute else self.weight).to(x.dtype)
@@ -50,8 +72,10 @@ class _Kernel:
     def forward(self, x: Tensor, absolute: bool = False) -> Tensor:
         lead = lead_axes(x, self.in_shape)
         g = self.geometry
-        pads = [p for pair in reversed(g.padding) for p in pair]
+        pads = [p for a in reversed(range(self.dims)) for p in ((0, 0) if a in self.copied else g.padding[a])]
         x = F.pad(x.reshape(-1, *self.in_shape[1:]), pads)
+        for a, at in self.copied.items():
+            x = x.index_select(2 + a, at.to(x.device))
         y = _CONV[self.dims](x, self._weight(x, absolute), None, g.stride, 0, g.dilation, self.groups)
         return y.reshape(*lead, *self.out_shape)
 
@@ -61,12 +85,19 @@ class _Kernel:
         y = y.reshape(-1, *self.out_shape[1:])
         x = _CONV_TRANSPOSE[self.dims](y, self._weight(y, absolute), None, g.stride, 0, 0, self.groups, g.dilation)
         # The transposed convolution covers the padded input up to the last position read; the rest is never read.
-        pads = [p for n, (lo, hi), got in reversed(list(zip(g.size, g.padding, x.shape[2:], strict=True))) for p in (-lo, n + lo - got)]
-        return F.pad(x, pads).reshape(*lead, *self.in_shape)
+        pads = []
+        for a in reversed(range(self.dims)):
+            n, (lo, hi), got = g.size[a], g.padding[a], x.shape[2 + a]
+            pads += [0, n + lo + hi - got] if a in self.copied else [-lo, n + lo - got]
+        x = F.pad(x, pads)
+        for a, at in self.copied.items():
+            shape = [g.size[a] if b == 2 + a else n for b, n in enumerate(x.shape)]
+            x = x.new_zeros(shape).index_add(2 + a, at.to(x.device), x)
+        return x.reshape(*lead, *self.in_shape)
 
-    def squared(self) -> _Kernel:
-        """The same map with every weight squared."""
-        return replace(self, weight=self.weight.square())
+    def squares(self, x: Tensor) -> Tensor:
+        """Upper bound of ``sum_j W_ij^2 x_j``, up to rounding: m entries that meet obey ``(sum w)^2 <= m sum w^2``."""
+        return replace(self, weight=self.weight.square()).forward(x) * self.meeting
 
     @cached_property
     def norm_2(self) -> float:
@@ -85,15 +116,16 @@ class _Kernel:
 
 @dataclass(frozen=True, eq=False)
 class Conv(Affine):
-    """A zero-padded convolution: ``out[n, o, i] = sum weight[o, c, k] x[n, c, stride i + dilation k - pad] + bias[o]``.
+    """A convolution with its padding: ``out[n, o, i] = sum weight[o, c, k] x~[n, c, stride i + dilation k - pad] + bias[o]``.
 
     Args:
         weight: ``[out, in / groups, *kernel]``, float64.
         bias: ``[out]``, float64.
         stride: one per spatial dimension.
-        padding: (before, after) per spatial dimension; zeros.
+        padding: (before, after) per spatial dimension.
         dilation: one per spatial dimension.
         groups: blocks of channels that do not mix.
+        modes: what the padding holds, per spatial dimension: ``zeros``, ``circular``, ``reflect``, ``replicate``; empty: zeros.
     """
 
     code: ClassVar[str] = "conv"
@@ -103,11 +135,12 @@ class Conv(Affine):
     padding: tuple[tuple[int, int], ...]
     dilation: tuple[int, ...]
     groups: int
+    modes: tuple[str, ...] = ()
 
     @cached_property
     def kernel(self) -> _Kernel:
         """The linear map."""
-        geometry = ConvGeometry(tuple(self.weight.shape[2:]), self.stride, self.dilation, self.padding, self.in_shapes[0][2:])
+        geometry = ConvGeometry(tuple(self.weight.shape[2:]), self.stride, self.dilation, self.padding, self.in_shapes[0][2:], self.modes)
         return _Kernel(self.weight, geometry, self.groups, self.in_shapes[0][0])
 
     @property
@@ -126,7 +159,7 @@ class Conv(Affine):
         return self.kernel.terms
 
     def linear(self, x: Tensor, absolute: bool = False) -> Tensor:
-        """The convolution."""
+        """The convolution; absolute: at least ``|W| x``, and more where kernel entries meet in one entry of the input."""
         return self.kernel.forward(x, absolute)
 
     def adjoint(self, y: Tensor, absolute: bool = False) -> Tensor:
@@ -135,18 +168,18 @@ class Conv(Affine):
 
     def row_norms_2(self, scale: Tensor) -> Tensor:
         """Through the squared weights."""
-        return self.kernel.squared().forward(scale.square()).sqrt() * (1.0 + gamma(self.terms + 4)) + ROOT_TINY
+        return self.kernel.squares(scale.square()).sqrt() * (1.0 + gamma(self.terms + 4)) + ROOT_TINY
 
     def norm_2(self) -> float:
-        """Of the operator as applied: twisted circulant embedding."""
+        """Of the operator as applied, padding included."""
         return self.kernel.norm_2
 
     def norm_inf(self) -> float:
-        """Largest absolute row sum, exact up to rounding."""
+        """Largest absolute row sum, exact up to rounding unless kernel entries meet in one entry of the input."""
         return self.kernel.norm_inf
 
     def norm_1(self) -> float:
-        """Largest absolute column sum, exact up to rounding."""
+        """Largest absolute column sum, with the same exception."""
         return self.kernel.norm_1
 
 
@@ -205,7 +238,7 @@ class ConvTranspose(Affine):
 
     def row_norms_2(self, scale: Tensor) -> Tensor:
         """Through the squared weights."""
-        return self.kernel.squared().backward(scale.square()).sqrt() * (1.0 + gamma(self.terms + 4)) + ROOT_TINY
+        return replace(self.kernel, weight=self.weight.square()).backward(scale.square()).sqrt() * (1.0 + gamma(self.terms + 4)) + ROOT_TINY
 
     def norm_2(self) -> float:
         """That of the adjoint."""

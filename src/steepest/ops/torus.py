@@ -231,8 +231,8 @@ class _Layout:
         """What an affine operator makes of a field, if that is a field."""
         assert x.extent is not None
         channels = self.signals[x.signal].channels
-        if isinstance(op, Conv) and op.in_shapes[0][0] == 1:
-            return self._conv(op, x)
+        if isinstance(op, Conv):
+            return self._conv(op, x) if op.in_shapes[0][0] == 1 and all(m == "zeros" for m in op.modes) else None
         if isinstance(op, Scale) and op.weight.ndim == 2 + self.axes and count(tuple(op.weight.shape[2:])) == 1:
             return replace(x, signal=self._sum((op.weight.flatten().expand(channels), x.signal)))
         if isinstance(op, Select) and len(op.shape) == 2 + self.axes:

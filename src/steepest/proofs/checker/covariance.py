@@ -11,8 +11,8 @@ import numpy as np
 
 from steepest.proofs.checker.box import Array, Box, slack
 from steepest.proofs.checker.definite import definite
+from steepest.proofs.checker.fields import Map, Signal, Stage, Stride, Torus
 from steepest.proofs.checker.linear import NodeLike
-from steepest.proofs.checker.torus import Map, Signal, Stage, Stride, Torus
 
 _ENTRIES = 2**25
 """Numbers in the covariances of all live fields that are held at once."""

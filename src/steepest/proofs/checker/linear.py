@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from steepest.proofs.checker.box import Array, slack
-from steepest.proofs.checker.definite import convolution_norm_at_most, matrix_norm_at_most
+from steepest.proofs.checker.convolution import Window, convolution_norm_at_most
+from steepest.proofs.checker.definite import matrix_norm_at_most
 
 Shape = tuple[int, ...]
 
@@ -119,7 +120,7 @@ class Dense(Mixing):
 
 @dataclass(frozen=True)
 class Convolution(Mixing):
-    """A zero-padded convolution, or (``flipped``) the adjoint of one."""
+    """A convolution with its padding, or (``flipped``) the adjoint of one."""
 
     flipped: bool = False
 
@@ -128,6 +129,16 @@ class Convolution(Mixing):
         """Spatial sizes on the wide side (where the kernel is laid) and on the narrow side."""
         wide, narrow = (self.node.shape, self.source) if self.flipped else (self.source, self.node.shape)
         return wide[2:], narrow[2:]
+
+    @property
+    def _windows(self) -> list[Window]:
+        a, (wide, narrow) = self.node.attributes, self._spatial
+        modes = list(a.get("modes") or ["zeros"] * len(wide))
+        kernel = self.node.arrays["weight"].shape[2:]
+        return [
+            Window(k, s, d, (lo, hi), n, m, mode)
+            for k, s, d, (lo, hi), n, m, mode in zip(kernel, a["stride"], a["dilation"], a["padding"], wide, narrow, modes, strict=True)
+        ]
 
     def _taps(self) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
         a = self.node.attributes
@@ -144,12 +155,21 @@ class Convolution(Mixing):
         g, (_, narrow) = a["groups"], self._spatial
         lead, x = x.shape[: -(len(narrow) + 1)], x.reshape(-1, *x.shape[-(len(narrow) + 1) :])
         reach = [s * (n - 1) + d * (k - 1) + 1 for s, n, d, k in zip(a["stride"], narrow, a["dilation"], w.shape[2:], strict=True)]
-        pads = [(lo, max(0, r - lo - n)) for (lo, _), r, n in zip(a["padding"], reach, x.shape[2:], strict=True)]
+        windows = self._windows
+        for k, window in enumerate(windows):
+            if window.copies:
+                x = np.take(x, window.positions, 2 + k)
+        pads = [(0, 0) if v.copies else (v.padding[0], max(0, r - v.padding[0] - v.wide)) for v, r in zip(windows, reach, strict=True)]
         x = np.pad(x, [(0, 0), (0, 0), *pads])
         out = np.zeros((len(x), g, w.shape[0] // g, math.prod(narrow)))
         for tap, where in self._taps():
             part = x[(slice(None), slice(None), *where)].reshape(len(x), g, -1, math.prod(narrow))
             out += w[(slice(None), slice(None), *tap)].reshape(g, w.shape[0] // g, -1) @ part
+        out = out.reshape(len(out), w.shape[0], *narrow)
+        if power == 2:
+            # m entries that meet in one obey (sum w)^2 <= m sum w^2.
+            for k, window in ((k, v) for k, v in enumerate(windows) if v.copies):
+                out = out * window.read.sum(0).max(1).reshape([-1 if j == k else 1 for j in range(len(narrow))])
         return out.reshape(*lead, w.shape[0], *narrow)
 
     def _up(self, y: Array, power: int) -> Array:
@@ -158,13 +178,20 @@ class Convolution(Mixing):
         g, (wide, narrow) = a["groups"], self._spatial
         lead, y = y.shape[: -(len(narrow) + 1)], y.reshape(-1, g, w.shape[0] // g, math.prod(narrow))
         reach = [s * (n - 1) + d * (k - 1) + 1 for s, n, d, k in zip(a["stride"], narrow, a["dilation"], w.shape[2:], strict=True)]
-        full = [max(r, lo + n) for r, (lo, _), n in zip(reach, a["padding"], wide, strict=True)]
+        windows = self._windows
+        full = [sum(v.padding) + v.wide if v.copies else max(r, v.padding[0] + v.wide) for v, r in zip(windows, reach, strict=True)]
         x = np.zeros((len(y), g * w.shape[1], *full))
         for tap, where in self._taps():
             part = w[(slice(None), slice(None), *tap)].reshape(g, w.shape[0] // g, -1).swapaxes(1, 2) @ y
             x[(slice(None), slice(None), *where)] += part.reshape(len(y), -1, *narrow)
-        crop = tuple(slice(lo, lo + n) for (lo, _), n in zip(a["padding"], wide, strict=True))
-        return x[(slice(None), slice(None), *crop)].reshape(*lead, x.shape[1], *wide)
+        for k, window in enumerate(windows):
+            if window.copies:
+                folded = np.zeros((*x.shape[: 2 + k], window.wide, *x.shape[3 + k :]))
+                np.add.at(np.moveaxis(folded, 2 + k, 0), window.positions, np.moveaxis(x, 2 + k, 0))
+                x = folded
+        crop = tuple(slice(0, None) if v.copies else slice(v.padding[0], v.padding[0] + v.wide) for v in windows)
+        x = x[(slice(None), slice(None), *crop)]
+        return x.reshape(*lead, x.shape[1], *wide)
 
     def apply(self, x: Array, power: int = 1) -> Array:
         return self._up(x, power) if self.flipped else self._down(x, power)
@@ -175,17 +202,16 @@ class Convolution(Mixing):
     @property
     def terms(self) -> int:
         w = self.node.arrays["weight"]
-        return 2 * math.prod(w.shape[2:]) * max(w.shape[:2])
+        copies = math.prod(int(np.bincount(v.positions).max()) for v in self._windows if v.copies)
+        return 2 * math.prod(w.shape[2:]) * max(w.shape[:2]) * copies
 
     def bias(self) -> Array | None:
         b = self.node.arrays["bias"]
         return b.reshape(-1, *[1] * (self.node.arrays["weight"].ndim - 2))
 
     def proves(self, claim: float) -> bool:
-        wide, narrow = self._spatial
-        a = self.node.attributes
-        starts = [lo for lo, _ in a["padding"]]
-        return convolution_norm_at_most(self.node.arrays["weight"], a["groups"], a["stride"], a["dilation"], starts, wide, narrow, claim)
+        weight, groups = self.node.arrays["weight"], self.node.attributes["groups"]
+        return convolution_norm_at_most(weight.reshape(groups, -1, *weight.shape[1:]), self._windows, claim)
 
 
 @dataclass(frozen=True)
