@@ -12,7 +12,7 @@ DOCS_STAMP := $(VENV)/.steepest-docs-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test slow audit lint format bench bench-bounds docs clean
+.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions docs clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,21 @@ bench: $(STAMP) ## run the coverage benchmark
 
 bench-bounds: $(STAMP) $(PEERS)/.installed ## compare the bounds with other solvers (in an environment of their own)
 	$(BIN)/python benchmarks/bounds.py --peers $(PEERS)/bin/python --repeat 5 -o benchmarks/results/bounds.md
+
+bench-networks: $(STAMP) ## global bounds of real networks, method by method, against the product of norms
+	$(BIN)/python benchmarks/networks.py -o benchmarks/results/networks.md
+
+bench-resnet: $(STAMP) ## global bounds of ResNet-18, CIFAR and ImageNet shape, random and briefly trained
+	$(BIN)/python benchmarks/resnet18.py -o benchmarks/results/resnet18.md
+
+bench-lower: $(STAMP) ## what the search for steep pairs finds, per network and seed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/lower.py --seeds 3 --out benchmarks/results/lower.md
+
+bench-conv: $(STAMP) ## norms of convolutions beside the Gram iteration and the SVD of all frequencies
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/conv_norms.py -o benchmarks/results/conv_norms.md
+
+bench-scaling: $(STAMP) ## time of the bounds against neurons and against depth
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scaling.py -o benchmarks/results/scaling.md
 
 $(PEERS)/.installed: benchmarks/peers.txt
 	"$(PYTHON)" -m venv $(PEERS)

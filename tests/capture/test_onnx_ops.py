@@ -554,3 +554,15 @@ def test_output_padding_beyond_the_stride(tmp_path: Path) -> None:
     x = torch.randn(1, 2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.conv_transpose1d(x, torch.tensor(weight).double(), torch.tensor(bias).double(), 1, 1, 2, 1, 3)
     torch.testing.assert_close(read_onnx(path).evaluate(x), expected)
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("constant", None), ("reflect", "reflect"), ("edge", "replicate"), ("wrap", "circular")])
+def test_padding_before_a_convolution_is_captured_with_it(mode, kind, tmp_path):
+    weight = numpy_helper.from_array(np.random.default_rng(0).normal(size=(3, 2, 2, 3)).astype(np.float32), "w")
+    pads = numpy_helper.from_array(np.array([0, 0, 0, 1, 0, 0, 0, 2]), "pads")
+    nodes = [helper.make_node("Pad", ["x", "pads"], ["p"], mode=mode), helper.make_node("Conv", ["p", "w"], ["y"])]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 2, 4, 5))
+    graph = helper.make_graph(nodes, "one", [x], [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 3, 3, 6))], [weight, pads])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), tmp_path / "m.onnx")
+    conv = read_onnx(tmp_path / "m.onnx").nodes[1].op
+    assert (conv.code, conv.modes, conv.padding) == ("conv", ("zeros", kind) if kind else (), ((0, 0), (1, 2)))

@@ -10,6 +10,7 @@ from random_graphs import random_graph
 from steepest import ops
 from steepest.capture.builder import Builder
 from steepest.capture.passes import simplify
+from steepest.capture.torch_export import from_module
 
 
 def _codes(graph):
@@ -114,3 +115,43 @@ def test_what_others_read_is_not_folded_away():
     graph = _built(lambda b, x: b.add(h := b.dense(x, torch.randn(4, 4)), b.scale(h, torch.randn(4))))
     simple = simplify(graph)
     _same(graph, simple)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
+@pytest.mark.parametrize("layer", [torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d])
+def test_padding_becomes_part_of_the_convolution(layer, mode):
+    model = layer(2, 3, 3, padding=2, padding_mode=mode, stride=2).double()
+    dims = model.weight.ndim - 2
+    graph = from_module(model, torch.randn(1, 2, *(5, 6, 4)[:dims], dtype=torch.float64))
+    assert _codes(graph) == ["input", "conv"]
+    assert graph.nodes[1].op.modes == (() if mode == "zeros" else (mode,) * dims)
+    assert graph.nodes[1].op.padding == ((2, 2),) * dims
+
+
+def test_mixed_and_onesided_padding_becomes_part_of_the_convolution():
+    def net(b, x):
+        y = b.pad_mode(b.pad(x, ((0, 0), (0, 0), (1, 2), (0, 0))), (2, 1, 0, 0), "replicate")
+        return b.conv(y, torch.randn(3, 2, 2, 3), None, (1, 2), ((1, 0), (0, 0)), (1, 1), 1)
+
+    graph = _built(net, (1, 2, 5, 6))
+    simple = simplify(graph)
+    assert _codes(simple) == ["input", "conv"]
+    assert simple.nodes[1].op.modes == ("zeros", "replicate") and simple.nodes[1].op.padding == ((2, 2), (2, 1))
+    _same(graph, simple)
+
+
+@pytest.mark.parametrize("pick", [lambda t: t.flip(-1), lambda t: t[..., :-1], lambda t: torch.cat([t, t[..., :1, :].flip(-1)], -2)])
+def test_other_selections_before_a_convolution_stay(pick):
+    graph = _built(lambda b, x: b.conv(b.select(x, pick), torch.randn(3, 2, 2, 2), None, (1, 1), ((0, 0),) * 2, (1, 1), 1), (1, 2, 4, 5))
+    simple = simplify(graph)
+    assert _codes(simple) == ["input", "select", "conv"]
+    _same(graph, simple)
+
+
+def test_zeros_around_copies_stay():
+    def net(b, x):
+        return b.conv(b.pad_mode(x, (1, 1, 1, 1), "reflect"), torch.randn(3, 2, 3, 3), None, (1, 1), ((1, 1),) * 2, (1, 1), 1)
+
+    graph = _built(net, (1, 2, 4, 5))
+    assert "select" in _codes(simplify(graph))
+    _same(graph, simplify(graph))

@@ -126,9 +126,11 @@ def _fold_padding(nodes: list[Node], index: int) -> Chain | None:
         at = coordinate.movedim(2 + a, 0).flatten(1).amax(1)
         found = _padding(at, shape[2 + a])
         mode = op.modes[a] if op.modes else "zeros"
-        if found is None or (found[0] != "zeros" and op.padding[a] != (0, 0)) or mode != "zeros":
+        # Padding of padding is one padding where one of the two is none, or both are zeros.
+        longer = len(at) != shape[2 + a]
+        if found is None or (longer and op.padding[a] != (0, 0) and (found[0], mode) != ("zeros", "zeros")):
             return None
-        modes.append(found[0])
+        modes.append(found[0] if longer else mode)
         padding.append((found[1] + op.padding[a][0], len(at) - shape[2 + a] - found[1] + op.padding[a][1]))
         there = (at >= 0).reshape([-1 if b == 2 + a else 1 for b in range(len(shape))])
         expected = torch.where(there, expected.index_select(2 + a, at.clamp(min=0)), -1)

@@ -48,42 +48,6 @@ def norm_2_above(matrix: Tensor) -> Tensor:
     return bound_sq.sqrt() * scale * (1.0 + gamma(4))
 
 
-def largest_norm_2_above(matrices: Tensor) -> float:
-    """Upper bound of the largest singular value over a batch, proven for every member with one common tau.
-
-    Power iteration ranks the members, an eigenvalue solver sharpens the top few, and a batched Cholesky proves the rest
-    below; members it cannot prove are bounded one by one.
-
-    Args:
-        matrices: ``[batch, m, n]``, float64 or complex128.
-    """
-    if len(matrices) <= 8:
-        return norm_2_above(matrices).max().item()
-    if matrices.shape[-2] > matrices.shape[-1]:
-        matrices = matrices.mH
-    rows, inner = matrices.shape[-2:]
-    gram = matrices @ matrices.mH
-    vector = torch.ones(len(gram), rows, 1, dtype=gram.dtype) / rows**0.5 + gram[:, :, :1] / (
-        1e-300 + gram[:, :, :1].norm(dim=1, keepdim=True)
-    )
-    for _ in range(12):
-        vector = gram @ vector
-        vector = vector / (vector.norm(dim=1, keepdim=True) + 1e-300)
-    estimate = (gram @ vector).norm(dim=(1, 2))
-    top = estimate.topk(8).indices
-    bound = norm_2_above(matrices[top]).max().item()
-    terms = (4 if matrices.is_complex() else 1) * (inner + rows + 8)
-    error = gamma(terms) * matrices.abs().square().sum((-2, -1)) * (1.0 + gamma(rows * inner + 4))
-    # One part in 1e-9 lets members within the solver's accuracy of the largest pass without a second look.
-    tau_sq = bound * bound * (1.0 + 1e-9)
-    eye = torch.eye(rows, dtype=gram.dtype)
-    proven = proves_semidefinite(tau_sq * eye - gram, error + gamma(4) * tau_sq)
-    bound = tau_sq**0.5 * (1.0 + gamma(4))
-    if not proven.all():
-        bound = max(bound, norm_2_above(matrices[~proven]).max().item())
-    return bound
-
-
 def norm_inf_above(matrix: Tensor) -> Tensor:
     """Upper bound of the largest absolute row sum: the operator norm from linf to linf; ``[*batch]``."""
     return matrix.abs().sum(-1).amax(-1) * (1.0 + gamma(matrix.shape[-1]))
