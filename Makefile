@@ -57,7 +57,7 @@ bench-conv: $(STAMP) ## norms of convolutions beside the Gram iteration and the 
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/conv_norms.py -o benchmarks/results/conv_norms.md
 
 bench-scaling: $(STAMP) ## time of the bounds against neurons and against depth
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scaling.py -o benchmarks/results/scaling.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scaling.py
 
 $(PEERS)/.installed: benchmarks/peers.txt
 	"$(PYTHON)" -m venv $(PEERS)

@@ -1,6 +1,7 @@
 """ResNet-18, CIFAR and ImageNet shape, random and briefly trained: product of norms, LipSDP by channels, checked.
 
-    python benchmarks/resnet18.py --shape cifar --train 200 -o results.json
+    python benchmarks/resnet18.py -o benchmarks/results/resnet18.md
+    python benchmarks/resnet18.py --one --shape cifar --train 200
 
 The trained weights come from CIFAR-10 images in ``$STEEPEST_SHARED/data/cifar10`` (enlarged for the ImageNet shape).
 """
@@ -10,6 +11,8 @@ import json
 import math
 import os
 import resource
+import subprocess
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +30,8 @@ from steepest.numerics.deadline import Deadline
 from steepest.proofs.certificate import write_certificate
 from steepest.proofs.check import check
 from steepest.results import Domain
+
+SHARED = Path(os.environ.get("STEEPEST_SHARED", Path(__file__).resolve().parents[1] / "../shared"))
 
 
 class Block(nn.Module):
@@ -56,9 +61,12 @@ def resnet18(shape: str) -> nn.Sequential:
     return model
 
 
+def training_images() -> list[Path]:
+    return sorted((SHARED / "data" / "cifar10").glob("*train*.npz"))
+
+
 def train(model: nn.Module, shape: str, steps: int) -> float:
-    found = sorted((Path(os.environ.get("STEEPEST_SHARED", "../shared")) / "data" / "cifar10").glob("*train*.npz"))
-    data = np.load(found[0])
+    data = np.load(training_images()[0])
     x, y = torch.from_numpy(data["x"]).float() / 255.0, torch.from_numpy(data["y"]).long()
     optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9, weight_decay=5e-4)
     batch, size, loss = (64, 32, 0.0) if shape == "cifar" else (8, 224, 0.0)
@@ -74,13 +82,65 @@ def train(model: nn.Module, shape: str, steps: int) -> float:
     return loss
 
 
+RUNS = (("cifar", 0), ("cifar", 200), ("imagenet", 0), ("imagenet", 20))
+COLUMNS = (
+    "shape",
+    "steps",
+    "loss",
+    "product",
+    "upper",
+    "checked",
+    "times smaller",
+    "seconds",
+    "check seconds",
+    "whole seconds",
+    "peak GiB",
+)
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    def cell(x: object) -> str:
+        return "" if x is None else f"{x:.5g}" if isinstance(x, float) else str(x)
+
+    lines = [
+        "# ResNet-18: LipSDP by channels against the product of norms",
+        "",
+        "`python benchmarks/resnet18.py`; global l2 bounds, two cores.",
+        "",
+    ]
+    lines += [f"| {' | '.join(COLUMNS)} |", f"|{'---:|' * len(COLUMNS)}"]
+    lines += [f"| {' | '.join(cell(row[c]) for c in COLUMNS)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--one", action="store_true", help="one run, in this process")
     parser.add_argument("--shape", choices=("cifar", "imagenet"), default="cifar")
-    parser.add_argument("--train", type=int, default=0)
-    parser.add_argument("--limit", type=float, default=300.0)
+    parser.add_argument("--train", type=int, default=0, help="steps of training")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds for the multipliers")
     parser.add_argument("-o", type=Path)
     args = parser.parse_args()
+    if args.one:
+        result = measure(args)
+        print(json.dumps(result, indent=1))
+        if args.o:
+            args.o.write_text(json.dumps(result, indent=1))
+        return
+    rows = []
+    for shape, steps in RUNS:
+        if steps and not training_images():
+            print(f"there are no images to train with in {SHARED / 'data' / 'cifar10'}: set STEEPEST_SHARED")
+            continue
+        command = [sys.executable, __file__, "--one", "--shape", shape, "--train", str(steps), "--limit", str(args.limit)]
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        rows.append(json.loads(found[found.index("{") :]))
+        print(table(rows[-1:]).splitlines()[-1], flush=True)
+    if args.o:
+        args.o.write_text(table(rows))
+
+
+def measure(args: argparse.Namespace) -> dict[str, object]:
     torch.manual_seed(0)
     model = resnet18(args.shape)
     loss = train(model, args.shape, args.train) if args.train else None
@@ -96,7 +156,7 @@ def main() -> None:
     record = graph.record()
     verdict = check(write_certificate(record, output=None, norm=2.0, domain=domain, upper=upper, lower=None), record)
     whole = time.perf_counter() - started
-    result = {
+    return {
         "shape": args.shape,
         "steps": args.train,
         "loss": loss,
@@ -112,9 +172,6 @@ def main() -> None:
         "reasons": verdict.reasons,
         "version": steepest.__version__,
     }
-    print(json.dumps(result, indent=1))
-    if args.o:
-        args.o.write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
