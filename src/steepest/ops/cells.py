@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,6 +37,10 @@ class Cells:
     values: list[Interval]
     linear: list[Tensor]
 
+    def empty(self) -> Tensor:
+        """Where no input is left, ``[boxes]``."""
+        return torch.stack([(x.lo > x.hi).flatten(1).any(1) for x in self.values]).any(0)
+
     def one(self, index: int) -> list[Interval]:
         """The enclosures over one box."""
         return [x.map(lambda t: t[index]) for x in self.values]
@@ -51,7 +56,9 @@ def without_biases(graph: Graph) -> bool:
     return not any(isinstance(n.op, Affine) and n.op.offset is not None and n.op.offset.any() for n in graph.nodes[1:])
 
 
-def enclose_cells(graph: Graph, lo: Tensor, hi: Tensor, outer: list[Interval] | None = None) -> Cells:
+def enclose_cells(
+    graph: Graph, lo: Tensor, hi: Tensor, outer: list[Interval] | None = None, signs: Mapping[int, Tensor] | None = None
+) -> Cells:
     """Enclose every node of the network with biases times tau over boxes of ``(u, tau)``.
 
     Where tau is one this is the network itself; elsewhere it has to be positively homogeneous. Each value is known as a linear
@@ -63,6 +70,9 @@ def enclose_cells(graph: Graph, lo: Tensor, hi: Tensor, outer: list[Interval] | 
         graph: the network.
         lo, hi: ``[boxes, inputs + 1]``, finite, tau last.
         outer: enclosures over a set that holds all boxes, of one sample, for tau = 1.
+        signs: for some nodes, ``[boxes, *node shape]``: where it is 1 or -1, only inputs at which the entry has this sign or is zero are
+            spoken of. Such an entry's enclosure ends at the least float beside zero, where a kink has one slope; there may be no inputs
+            left, and then some enclosure is empty: ``lo > hi``.
     """
     shape, count = graph.input_shape, lo.shape[1]
     centre = 0.5 * lo + 0.5 * hi
@@ -77,9 +87,21 @@ def enclose_cells(graph: Graph, lo: Tensor, hi: Tensor, outer: list[Interval] | 
         form, rest, plain = _through(node, xs, [linear[i] for i in node.inputs], [rests[i] for i in node.inputs], tau)
         reach = above(form.abs().sum(1) * (1.0 + gamma(count)))
         value = Interval.outward(rest.lo - reach, rest.hi + reach).intersect(plain)
-        values.append(value if outer is None else value.intersect(outer[k]))
+        value = value if outer is None else value.intersect(outer[k])
+        sign = None if signs is None else signs.get(k)
+        if sign is not None:
+            value = Interval(
+                torch.where(sign > 0, value.lo.clamp(min=0.0), value.lo), torch.where(sign < 0, value.hi.clamp(max=0.0), value.hi)
+            )
+        values.append(value)
         linear.append(form)
         rests.append(rest)
+    for k, sign in ({} if signs is None else signs).items():
+        least = torch.full_like(values[k].lo, 5e-324)
+        values[k] = Interval(
+            torch.where(sign > 0, torch.maximum(values[k].lo, least), values[k].lo),
+            torch.where(sign < 0, torch.minimum(values[k].hi, -least), values[k].hi),
+        )
     return Cells(values, linear)
 
 

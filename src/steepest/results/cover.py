@@ -19,8 +19,9 @@ class Cover:
 
     Args:
         scale: half sides of the cube, ``[inputs]``.
-        coordinate: int64, for every node of the trees in preorder, the lower side first: the coordinate that is cut, or -1 for a piece.
-        at: float64, where; zero for a piece.
+        coordinate: int64, for every node of the trees in preorder, the lower side first: the coordinate of ``(u, tau)`` that is cut; or,
+            counting on from these, an entry of the network's nodes, one node after the other, whose sign is told apart; or -1 for a piece.
+        at: float64, where; zero for a sign and for a piece.
         pieces: for every piece in order: multipliers by node, or none where the Clarke Jacobian's intervals suffice.
     """
 
