@@ -184,3 +184,30 @@ def test_a_cover_of_one_domain_does_not_prove_another():
     _, certificate, record = split(smooth, Domain("box", lo=np.zeros((1, 2)), hi=np.full((1, 2), 0.1)), pieces=10)
     assert check(certificate, record).holds
     assert not check({**certificate, "domain": Domain("all").to_json()}, record).holds
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2, -1.0])
+@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
+def test_few_neurons_and_many_inputs_give_the_maximum_over_gates(norm, slope):
+    for seed in range(2):
+        graph = network([20, 7, 4], seed, activation=lambda b, x: b.relu(x, slope))
+        first, second = (n.op.weight for n in graph.nodes if isinstance(n.op, ops.Dense))
+        gates = torch.tensor(list(itertools.product((slope, 1.0), repeat=7)), dtype=torch.float64)
+        # With at least as many inputs as neurons every pattern occurs, so that this is the constant.
+        exact = torch.linalg.matrix_norm(second @ (gates[:, :, None] * first), norm).max().item()
+        upper, certificate, record = split(graph, Domain("all"), norm)
+        assert upper.value == pytest.approx(exact, rel=3e-6)
+        assert upper.value >= exact * (1 - 1e-12)
+        assert check(certificate, record).holds
+        assert upper.cover.scale.size == 0
+
+
+def test_gates_of_deep_and_bounded_networks_are_covered():
+    domain = Domain("box", lo=np.full((1, 20), -0.1), hi=np.full((1, 20), 0.3))
+    for where in (domain, Domain("all")):
+        graph = network([20, 4, 4, 2], 0)
+        upper, certificate, record = split(graph, where)
+        points = 0.4 * torch.rand(20_000, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 0.1
+        seen = steepest_jacobian(graph, points, 2.0)
+        assert seen * (1 - 1e-9) <= upper.value <= LipSDP(deadline=Deadline.after(5.0)).bound(graph, where, 2.0).value * (1 + 1e-4)
+        assert check(certificate, record).holds

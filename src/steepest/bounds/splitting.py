@@ -19,6 +19,7 @@ from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
 from steepest.numerics.interval import Interval
 from steepest.ops.cells import Cells, enclose_cells, natural_scale, positively_homogeneous, unstable, whole_space, without_biases
+from steepest.ops.kinds import Affine
 from steepest.ops.piecewise import LeakyRelu
 from steepest.ops.region import enclose_domain
 from steepest.results import Domain, UpperBound
@@ -94,23 +95,31 @@ class Splitting:
         quick: norm bounds of the Jacobian over a batch of enclosures, ``[boxes]``.
         inner: in l2, multipliers.
         deadline: when to return.
-        inputs: most of them; boxes are of little use beyond.
+        inputs: most of them for boxes, which are of little use beyond.
+        gates: or most neurons in all, of which then only the signs are told apart: the norm of the Jacobian is convex in each slope, so
+            its maximum over all patterns of ends is one over all slopes, the exact gate maximum of SeqLip in one piece.
         pieces: most of them.
         batch: pieces cut at once.
 
-    Source: Jordan and Dimakis 2020 and Bhowmick et al. 2021 (LipBaB) for branch and bound on Lipschitz constants.
+    Source: Jordan and Dimakis 2020 and Bhowmick et al. 2021 (LipBaB) for branch and bound on Lipschitz constants; Virmaux and
+    Scaman 2018 (SeqLip) for the maximum over gates.
     """
 
     quick: Callable[[Graph, list[Interval], float], Tensor]
     inner: Inner | None = None
     deadline: Deadline = field(default_factory=lambda: Deadline.after(20.0))
     inputs: int = 12
+    gates: int = 12
     pieces: int = 20000
     batch: int = 16
     name: str = "splitting"
 
     def applies(self, graph: Graph, domain: Domain) -> bool:
-        """Whether the network has few inputs, and the domain is bounded or the network positively homogeneous."""
+        """Whether the network has few neurons; or few inputs, and the domain is bounded or the network positively homogeneous."""
+        return self.boxes(graph, domain) or _neurons(graph) <= self.gates
+
+    def boxes(self, graph: Graph, domain: Domain) -> bool:
+        """Whether the inputs are cut, and not signs alone told apart."""
         return math.prod(graph.input_shape) <= self.inputs and (_bounded(graph, domain) or positively_homogeneous(graph))
 
     def bound(self, graph: Graph, domain: Domain, norm: float) -> UpperBound:
@@ -132,6 +141,10 @@ class Splitting:
         return min(first.upper, second.upper, key=lambda u: u.value)
 
 
+def _neurons(graph: Graph) -> int:
+    return sum(math.prod(n.shape) for n in graph.nodes[1:] if not isinstance(n.op, Affine))
+
+
 def _bounded(graph: Graph, domain: Domain) -> bool:
     return all(bool(np.isfinite(e).all()) for e in domain.bounds(graph.input_shape))
 
@@ -150,8 +163,10 @@ class _Search:
         count = math.prod(graph.input_shape)
         self.scale = torch.full((count,), natural_scale(graph), dtype=torch.float64)
         self.outer: list[Interval] | None = None
-        if _bounded(graph, domain):
+        self.boxes = options.boxes(graph, domain)
+        if not self.boxes or _bounded(graph, domain):
             self.outer = enclose_domain(graph, domain)
+            self.scale = self.scale[:0]
             one = torch.ones(1, dtype=torch.float64)
             lo, hi = domain.bounds(graph.input_shape)
             self.roots = tuple(torch.cat([torch.from_numpy(e.flatten()), one])[None] for e in (lo, hi))
@@ -183,7 +198,8 @@ class _Search:
             if worst.key < math.inf and (not self.history or worst.key < self.history[-1][1]):
                 self.history.append((time.perf_counter() - self.started, worst.key))
             # At random, since in the middle neurons may be at their kinks in numbers.
-            some = torch.lerp(worst.lo, worst.hi, torch.rand(len(worst.lo), generator=self.generator, dtype=torch.float64))[None]
+            place = torch.rand(len(worst.lo), generator=self.generator, dtype=torch.float64)
+            some = torch.lerp(worst.lo.clamp(min=-1e3), worst.hi.clamp(max=1e3), place)[None]
             floor = max(floor, self.options.quick(self.graph, enclose_cells(self.graph, some, some).values, self.norm).item())
             exhausted = worst.key <= floor * (1.0 + MARGIN)
             if exhausted or not self._improves(worst):
@@ -259,8 +275,8 @@ class _Search:
             p.stuck = p.stuck + 1 if int(uncertain[i]) == p.uncertain else 0
             p.quick, p.uncertain = quick[i].item(), int(uncertain[i])
             p.key = min(p.key, p.quick)
-            p.coordinate, p.cut = int(coordinate[i]), at[i].item()
-            few = 0 < p.uncertain <= FEW or p.stuck > 2 * lo.shape[1] or p.coordinate < 0
+            p.coordinate, p.cut = int(coordinate[i]) if self.boxes else -1, at[i].item()
+            few = not self.boxes or 0 < p.uncertain <= FEW or p.stuck > 2 * lo.shape[1] or p.coordinate < 0
             if few and int(kinked[i]) >= 0:
                 p.coordinate, p.cut = lo.shape[1] + int(kinked[i]), 0.0
         return pieces

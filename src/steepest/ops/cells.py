@@ -68,19 +68,21 @@ def enclose_cells(
 
     Args:
         graph: the network.
-        lo, hi: ``[boxes, inputs + 1]``, finite, tau last.
+        lo, hi: ``[boxes, inputs + 1]``, tau last.
         outer: enclosures over a set that holds all boxes, of one sample, for tau = 1.
         signs: for some nodes, ``[boxes, *node shape]``: where it is 1 or -1, only inputs at which the entry has this sign or is zero are
             spoken of. Such an entry's enclosure ends at the least float beside zero, where a kink has one slope; there may be no inputs
             left, and then some enclosure is empty: ``lo > hi``.
     """
     shape, count = graph.input_shape, lo.shape[1]
-    centre = 0.5 * lo + 0.5 * hi
-    radius = torch.where(lo == hi, 0.0, above(torch.maximum(hi - centre, centre - lo)))
-    at = centre[:, :-1].reshape(-1, *shape)
+    bounded = torch.isfinite(lo) & torch.isfinite(hi)
+    centre = torch.where(bounded, 0.5 * lo + 0.5 * hi, 0.0)
+    radius = torch.where(bounded & (lo != hi), above(torch.maximum(hi - centre, centre - lo)), 0.0)
     values = [Interval(lo[:, :-1].reshape(-1, *shape), hi[:, :-1].reshape(-1, *shape))]
     linear = [torch.diag_embed(radius)[:, :, :-1].reshape(len(lo), count, *shape)]
-    rests = [Interval.point(at)]
+    # Of an unbounded side there is no linear form; it is all remainder.
+    ends = (torch.where(bounded, centre, e)[:, :-1].reshape(-1, *shape) for e in (lo, hi))
+    rests = [Interval(*ends)]
     tau = (Interval(lo[:, -1], hi[:, -1]), centre[:, -1], radius[:, -1])
     for k, node in enumerate(graph.nodes[1:], start=1):
         xs = [values[i] for i in node.inputs]

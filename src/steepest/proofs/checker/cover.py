@@ -42,10 +42,10 @@ def cover_proves(nodes: Sequence[NodeLike], region: Box, outer: Sequence[Box], c
     point is one of density of a piece, where secants within it give the derivative: so the largest bound of a piece is one of the
     domain.
 
-    If the region is bounded there is one tree, and tau is one. If not, the network must be positively homogeneous but for its biases:
-    its values at ``u / tau`` are those at u with biases times tau, divided by tau, and so have the same signs and slopes. Every x is
-    ``u / tau`` with ``tau = min(1, 1 / m)``, ``m = max |x_i| / scale_i``, on a face of the cube; without biases tau is free, and x = 0,
-    a single point, needs no piece.
+    If the region is bounded, or there is no scale, there is one tree, and tau is one. If not, the network must be positively
+    homogeneous but for its biases: its values at ``u / tau`` are those at u with biases times tau, divided by tau, and so have the same
+    signs and slopes. Every x is ``u / tau`` with ``tau = min(1, 1 / m)``, ``m = max |x_i| / scale_i``, on a face of the cube; without
+    biases tau is free, and x = 0, a single point, needs no piece.
 
     Raises:
         ValueError: saying what is not proven.
@@ -114,6 +114,8 @@ def _jacobians(nodes: Sequence[NodeLike], p: float, boxes: list[Box], enough: fl
 
 def _roots(nodes: Sequence[NodeLike], region: Box, scale: Array) -> list[tuple[Array, Array]]:
     if np.isfinite(region.lo).all() and np.isfinite(region.hi).all():
+        return [(np.append(region.lo.ravel(), 1.0), np.append(region.hi.ravel(), 1.0))]
+    if scale.size == 0:
         return [(np.append(region.lo.ravel(), 1.0), np.append(region.hi.ravel(), 1.0))]
     strange = next((n for n in nodes[1:] if n.op not in HOMOGENEOUS), None)
     if strange is not None:
@@ -210,13 +212,16 @@ def _values(nodes: Sequence[NodeLike], pieces: Sequence[_Piece], outer: Sequence
             if k not in signs:
                 signs[k] = np.zeros((count, math.prod(nodes[k].shape)))
             signs[k][i, entry - firsts[k]] = sign
-    centre = lo / 2 + hi / 2
-    radius = np.where(lo == hi, 0.0, np.nextafter(np.maximum(hi - centre, centre - lo), np.inf))
+    sides = np.isfinite(lo) & np.isfinite(hi)
+    centre = np.where(sides, lo / 2 + hi / 2, 0.0)
+    radius = np.where(sides & (lo != hi), np.nextafter(np.maximum(hi - centre, centre - lo), np.inf), 0.0)
     tau = Box(lo[:, -1], hi[:, -1]), centre[:, -1], radius[:, -1]
     boxes = [Box(lo[:, :-1].reshape(count, *shape), hi[:, :-1].reshape(count, *shape))]
     linear = np.zeros((count, lo.shape[1], lo.shape[1]))
     linear[:, np.arange(lo.shape[1]), np.arange(lo.shape[1])] = radius
-    forms = [_Form(linear[:, :, :-1].reshape(count, -1, *shape), point(centre[:, :-1].reshape(count, *shape)))]
+    # Of an unbounded side there is no linear form; it is all remainder.
+    rest = Box(*(np.where(sides, centre, end)[:, :-1].reshape(count, *shape) for end in (lo, hi)))
+    forms = [_Form(linear[:, :, :-1].reshape(count, -1, *shape), rest)]
     for k, node in enumerate(nodes[1:], start=1):
         form, plain = _through(nodes, node, [forms[i] for i in node.inputs], [boxes[i] for i in node.inputs], tau)
         box = overlap(form.range(), plain)
