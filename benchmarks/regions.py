@@ -49,7 +49,7 @@ def main() -> None:
     lines = [
         "# Bounds over smaller regions",
         "",
-        f"`python benchmarks/regions.py --seconds {options.seconds:g}`; l2 balls around one point, `all` is all inputs; every bound checked.",
+        f"`python benchmarks/regions.py --seconds {options.seconds:g}`; l2 balls around one point, all: R^n; every bound checked.",
         "",
         "| network | radius | lower | upper | upper / lower | method | product | product / lower | s |",
         "|---|---:|---:|---:|---:|---|---:|---:|---:|",

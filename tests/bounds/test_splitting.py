@@ -82,11 +82,12 @@ def test_over_boxes_and_balls_every_activation_is_covered(activation, norm):
 
 
 def test_only_homogeneous_networks_are_split_over_all_inputs():
-    smooth = network([2, 4, 1], 0, activation=lambda b, x: b.unary(ops.Tanh, x))
+    smooth = network([2, 14, 1], 0, activation=lambda b, x: b.unary(ops.Tanh, x))
     search = Splitting(ClarkeJacobian().over)
     assert not search.applies(smooth, Domain("all"))
     assert search.applies(smooth, Domain("box", lo=np.zeros((1, 2)), hi=np.ones((1, 2))))
-    assert not search.applies(network([20, 4, 1], 0), Domain("all"))
+    assert not search.applies(network([20, 14, 1], 0), Domain("all"))
+    assert search.applies(network([20, 4, 1], 0), Domain("all"))
     assert search.applies(network([2, 4, 1], 0), Domain("all"))
 
 
@@ -211,3 +212,21 @@ def test_gates_of_deep_and_bounded_networks_are_covered():
         seen = steepest_jacobian(graph, points, 2.0)
         assert seen * (1 - 1e-9) <= upper.value <= LipSDP(deadline=Deadline.after(5.0)).bound(graph, where, 2.0).value * (1 + 1e-4)
         assert check(certificate, record).holds
+
+
+@pytest.mark.parametrize("radius", [1e-9, 0.05, 0.5])
+@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
+def test_a_region_of_many_inputs_is_one_piece_with_tighter_slopes(norm, radius):
+    graph = network([30, 20, 20, 20, 3], 2)
+    centre = np.linspace(-1, 1, 30)[None] * 1e3 ** (radius < 1e-6)
+    domain = Domain("ball", centre=centre, radius=radius, norm=norm)
+    upper = Splitting(ClarkeJacobian().over, PieceLipSDP(), Deadline()).bound(graph, domain, 2.0)
+    record = graph.record()
+    assert check(write_certificate(record, output=None, norm=2.0, domain=domain, upper=upper, lower=None), record).holds
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(5000, 30, generator=generator, dtype=torch.float64)
+    noise *= torch.rand(5000, 1, generator=generator, dtype=torch.float64) / torch.linalg.vector_norm(noise, norm, dim=1, keepdim=True)
+    assert upper.value >= steepest_jacobian(graph, torch.from_numpy(centre) + radius * noise, 2.0) * (1 - 1e-6)
+    plain = LipSDP(deadline=Deadline.after(20.0)).bound(graph, domain, 2.0)
+    assert upper.value <= plain.value * 1.02
+    assert radius < 0.5 or norm == math.inf or upper.value <= 0.95 * plain.value

@@ -95,6 +95,7 @@ class Splitting:
         quick: norm bounds of the Jacobian over a batch of enclosures, ``[boxes]``.
         inner: in l2, multipliers.
         deadline: when to return.
+        entries: most numbers in the linear forms of a node over one box.
         inputs: most of them for boxes, which are of little use beyond.
         gates: or most neurons in all, of which then only the signs are told apart: the norm of the Jacobian is convex in each slope, so
             its maximum over all patterns of ends is one over all slopes, the exact gate maximum of SeqLip in one piece.
@@ -110,16 +111,19 @@ class Splitting:
     deadline: Deadline = field(default_factory=lambda: Deadline.after(20.0))
     inputs: int = 12
     gates: int = 12
+    entries: int = 2**21
     pieces: int = 20000
     batch: int = 16
     name: str = "splitting"
 
     def applies(self, graph: Graph, domain: Domain) -> bool:
-        """Whether the network has few neurons; or few inputs, and the domain is bounded or the network positively homogeneous."""
-        return self.boxes(graph, domain) or _neurons(graph) <= self.gates
+        """Whether the domain is bounded, or the network has few neurons, or few inputs and is positively homogeneous."""
+        if math.prod(graph.input_shape) * max(math.prod(n.shape) for n in graph.nodes) > self.entries:
+            return False
+        return _bounded(graph, domain) or _neurons(graph) <= self.gates or self.boxes(graph, domain)
 
     def boxes(self, graph: Graph, domain: Domain) -> bool:
-        """Whether the inputs are cut, and not signs alone told apart."""
+        """Whether the inputs are cut; else signs alone are told apart where neurons are few, and the domain is one piece otherwise."""
         return math.prod(graph.input_shape) <= self.inputs and (_bounded(graph, domain) or positively_homogeneous(graph))
 
     def bound(self, graph: Graph, domain: Domain, norm: float) -> UpperBound:
@@ -134,6 +138,8 @@ class Splitting:
             The bound with the cover that proves it.
         """
         quick = self.inner is None or norm != 2.0
+        if not quick and not self.boxes(graph, domain) and _neurons(graph) > self.gates:
+            return _Search(self, graph, domain, norm, self.inner, self.deadline).run().upper
         first = _Search(self, graph, domain, norm, None, self.deadline if quick else self.deadline.share(QUICK)).run()
         if quick or first.exhausted or self.deadline.passed():
             return first.upper
@@ -164,6 +170,12 @@ class _Search:
         self.scale = torch.full((count,), natural_scale(graph), dtype=torch.float64)
         self.outer: list[Interval] | None = None
         self.boxes = options.boxes(graph, domain)
+        self.signs = self.boxes or _neurons(graph) <= options.gates
+        # An l1 ball lies in the l2 ball of its radius; once the box is cut, it is no longer the one around the ball.
+        self.ball: tuple[Tensor, float] | None = None
+        if domain.kind == "ball" and domain.norm != math.inf and not self.boxes:
+            assert domain.centre is not None and domain.radius is not None
+            self.ball = torch.from_numpy(domain.centre), domain.radius
         if not self.boxes or _bounded(graph, domain):
             self.outer = enclose_domain(graph, domain)
             self.scale = self.scale[:0]
@@ -200,6 +212,10 @@ class _Search:
             # At random, since in the middle neurons may be at their kinks in numbers.
             place = torch.rand(len(worst.lo), generator=self.generator, dtype=torch.float64)
             some = torch.lerp(worst.lo.clamp(min=-1e3), worst.hi.clamp(max=1e3), place)[None]
+            # Within the ball, where the domain is one.
+            some[:, :-1] = (
+                torch.lerp(0.5 * worst.lo + 0.5 * worst.hi, some[0], 1.0 / len(place))[:-1] if self.ball is not None else some[:, :-1]
+            )
             floor = max(floor, self.options.quick(self.graph, enclose_cells(self.graph, some, some).values, self.norm).item())
             exhausted = worst.key <= floor * (1.0 + MARGIN)
             if exhausted or not self._improves(worst):
@@ -256,7 +272,9 @@ class _Search:
                 k = bisect_right(self.firsts, flat) - 1
                 signs[k][i, flat - self.firsts[k]] = sign
         lo, hi = torch.stack([p.lo for p in pieces]), torch.stack([p.hi for p in pieces])
-        return enclose_cells(self.graph, lo, hi, self.outer, {k: t.reshape(-1, *self.graph.nodes[k].shape) for k, t in signs.items()})
+        return enclose_cells(
+            self.graph, lo, hi, self.outer, {k: t.reshape(-1, *self.graph.nodes[k].shape) for k, t in signs.items()}, self.ball
+        )
 
     def _measured(self, pieces: list[_Piece]) -> list[_Piece]:
         """Find out about new pieces, whose fields are still those of what they were cut from."""
@@ -277,7 +295,7 @@ class _Search:
             p.key = min(p.key, p.quick)
             p.coordinate, p.cut = int(coordinate[i]) if self.boxes else -1, at[i].item()
             few = not self.boxes or 0 < p.uncertain <= FEW or p.stuck > 2 * lo.shape[1] or p.coordinate < 0
-            if few and int(kinked[i]) >= 0:
+            if self.signs and few and int(kinked[i]) >= 0:
                 p.coordinate, p.cut = lo.shape[1] + int(kinked[i]), 0.0
         return pieces
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steepest.graph import Graph, Node
 from steepest.numerics.interval import Interval, linear_image
-from steepest.numerics.rounding import UNIT, above, gamma
+from steepest.numerics.rounding import ROOT_TINY, UNIT, above, gamma
 from steepest.ops.group_max import GroupMax
 from steepest.ops.join import Add, Concat
 from steepest.ops.kinds import Affine, Elementwise
@@ -57,7 +57,12 @@ def without_biases(graph: Graph) -> bool:
 
 
 def enclose_cells(
-    graph: Graph, lo: Tensor, hi: Tensor, outer: list[Interval] | None = None, signs: Mapping[int, Tensor] | None = None
+    graph: Graph,
+    lo: Tensor,
+    hi: Tensor,
+    outer: list[Interval] | None = None,
+    signs: Mapping[int, Tensor] | None = None,
+    ball: tuple[Tensor, float] | None = None,
 ) -> Cells:
     """Enclose every node of the network with biases times tau over boxes of ``(u, tau)``.
 
@@ -73,11 +78,15 @@ def enclose_cells(
         signs: for some nodes, ``[boxes, *node shape]``: where it is 1 or -1, only inputs at which the entry has this sign or is zero are
             spoken of. Such an entry's enclosure ends at the least float beside zero, where a kink has one slope; there may be no inputs
             left, and then some enclosure is empty: ``lo > hi``.
+        ball: centre and radius of an l2 ball, where only inputs in it are spoken of, in one box around it: then s is what divides the
+            distance from the centre by the radius, and has norm one at most.
     """
     shape, count = graph.input_shape, lo.shape[1]
     bounded = torch.isfinite(lo) & torch.isfinite(hi)
     centre = torch.where(bounded, 0.5 * lo + 0.5 * hi, 0.0)
     radius = torch.where(bounded & (lo != hi), above(torch.maximum(hi - centre, centre - lo)), 0.0)
+    if ball is not None:
+        centre[:, :-1], radius[:, :-1] = ball[0].flatten(), ball[1]
     values = [Interval(lo[:, :-1].reshape(-1, *shape), hi[:, :-1].reshape(-1, *shape))]
     linear = [torch.diag_embed(radius)[:, :, :-1].reshape(len(lo), count, *shape)]
     # Of an unbounded side there is no linear form; it is all remainder.
@@ -87,7 +96,8 @@ def enclose_cells(
     for k, node in enumerate(graph.nodes[1:], start=1):
         xs = [values[i] for i in node.inputs]
         form, rest, plain = _through(node, xs, [linear[i] for i in node.inputs], [rests[i] for i in node.inputs], tau)
-        reach = above(form.abs().sum(1) * (1.0 + gamma(count)))
+        size = form.abs().sum(1) if ball is None else torch.linalg.vector_norm(form, dim=1) + ROOT_TINY
+        reach = above(size * (1.0 + WIDER * gamma(count)))
         value = Interval.outward(rest.lo - reach, rest.hi + reach).intersect(plain)
         value = value if outer is None else value.intersect(outer[k])
         sign = None if signs is None else signs.get(k)

@@ -119,7 +119,7 @@ def _upper(nodes: Sequence[NodeLike], statement: Statement, reasons: list[str]) 
                 raise ValueError("Slope restrictions bound the l2 norm alone.")
             proven = statement.bound if slopes_prove(nodes, boxes, statement.multipliers, statement.bound) else math.inf
         elif statement.cover is not None:
-            proven = cover_proves(nodes, region.box, boxes, statement.cover, statement.norm, statement.bound)
+            proven = cover_proves(nodes, region.box, boxes, statement.cover, statement.norm, statement.bound, ball)
         else:
             proven = jacobian_constant(nodes, statement.norm, boxes)
     except ValueError as error:

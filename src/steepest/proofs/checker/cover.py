@@ -32,7 +32,9 @@ class Cover:
     pieces: tuple[Mapping[int, Array], ...]
 
 
-def cover_proves(nodes: Sequence[NodeLike], region: Box, outer: Sequence[Box], cover: Cover, p: float, bound: float) -> float:
+def cover_proves(
+    nodes: Sequence[NodeLike], region: Box, outer: Sequence[Box], cover: Cover, p: float, bound: float, ball: tuple[Array, float] | None
+) -> float:
     """A bound over the region, at most ``bound``, that the pieces prove.
 
     Pieces are boxes in ``(u, tau)``, which speak of the inputs ``u / tau``, cut along coordinates and by the signs of neurons whose
@@ -47,15 +49,27 @@ def cover_proves(nodes: Sequence[NodeLike], region: Box, outer: Sequence[Box], c
     signs and slopes. Every x is ``u / tau`` with ``tau = min(1, 1 / m)``, ``m = max |x_i| / scale_i``, on a face of the cube; without
     biases tau is free, and x = 0, a single point, needs no piece.
 
+    Args:
+        nodes: the network.
+        region: a box around the domain.
+        outer: boxes around every node's output over the domain.
+        cover: the argument.
+        p: the norm.
+        bound: what is claimed.
+        ball: centre and radius of an l2 ball that holds the domain, where there is one.
+
     Raises:
         ValueError: saying what is not proven.
     """
     bounded = np.isfinite(region.lo).all() and np.isfinite(region.hi).all()
     proven, waiting = 0.0, []
+    # A box that was cut is no longer the one around the ball; signs leave it whole.
+    if ((cover.coordinate >= 0) & (cover.coordinate <= math.prod(nodes[0].shape))).any():
+        ball = None
     together = _BATCH if all(n.op in _BATCHED for n in nodes[1:]) else 1
 
     def settle() -> float:
-        boxes = _values(nodes, [piece for _, piece in waiting], outer if bounded else None)
+        boxes = _values(nodes, [piece for _, piece in waiting], outer if bounded else None, ball)
         value = max(_jacobians(nodes, p, boxes, bound))
         if not value <= bound * (1 + 1e-6):
             raise ValueError(f"over a piece of {waiting[0][0]} to {waiting[-1][0]} the checker proves {value!r}, which is above {bound!r}")
@@ -69,7 +83,7 @@ def cover_proves(nodes: Sequence[NodeLike], region: Box, outer: Sequence[Box], c
             continue
         if p != 2:
             raise ValueError("Slope restrictions bound the l2 norm alone.")
-        boxes = [b.moved(lambda t: t[0]) for b in _values(nodes, [piece], outer if bounded else None)]
+        boxes = [b.moved(lambda t: t[0]) for b in _values(nodes, [piece], outer if bounded else None, ball)]
         if not any((b.lo > b.hi).any() for b in boxes) and not slopes_prove(nodes, boxes, multipliers, bound):
             raise ValueError(f"the multipliers of piece {number} do not prove {bound!r}")
         proven = max(proven, bound)
@@ -190,17 +204,21 @@ class _Form:
     def size(self) -> Array:
         return np.abs(self.linear).sum(1)
 
-    def range(self) -> Box:
-        reach = self.size * (1 + 2 * slack(self.linear.shape[1]))
+    def range(self, euclidean: bool) -> Box:
+        """Over s of norm one at most: Euclid's norm, or the largest entry."""
+        size = np.sqrt((self.linear**2).sum(1)) + 2.0**-500 if euclidean else self.size
+        reach = size * (1 + 2 * slack(self.linear.shape[1]))
         return widen(self.rest.lo - reach, self.rest.hi + reach)
 
 
-def _values(nodes: Sequence[NodeLike], pieces: Sequence[_Piece], outer: Sequence[Box] | None) -> list[Box]:
+def _values(
+    nodes: Sequence[NodeLike], pieces: Sequence[_Piece], outer: Sequence[Box] | None, ball: tuple[Array, float] | None
+) -> list[Box]:
     """Boxes ``[pieces, *shape]`` around every node's output with biases times tau, for ``(u, tau)`` between lo and hi.
 
     Each is enclosed twice, by intervals and as a linear form of the piece's coordinates with an interval for what that leaves.
     Where a sign is given the box ends at zero; in what is returned, at the least float beside it, so that a kink has one slope. A piece
-    without inputs has an empty box.
+    without inputs has an empty box. If there is a ball, the inputs spoken of lie in it.
     """
     lo, hi = np.stack([piece.lo for piece in pieces]), np.stack([piece.hi for piece in pieces])
     shape, count = nodes[0].shape, len(lo)
@@ -215,6 +233,9 @@ def _values(nodes: Sequence[NodeLike], pieces: Sequence[_Piece], outer: Sequence
     sides = np.isfinite(lo) & np.isfinite(hi)
     centre = np.where(sides, lo / 2 + hi / 2, 0.0)
     radius = np.where(sides & (lo != hi), np.nextafter(np.maximum(hi - centre, centre - lo), np.inf), 0.0)
+    if ball is not None:
+        # Then s is what divides the distance from the centre by the radius.
+        centre[:, :-1], radius[:, :-1] = ball[0].ravel(), ball[1]
     tau = Box(lo[:, -1], hi[:, -1]), centre[:, -1], radius[:, -1]
     boxes = [Box(lo[:, :-1].reshape(count, *shape), hi[:, :-1].reshape(count, *shape))]
     linear = np.zeros((count, lo.shape[1], lo.shape[1]))
@@ -224,7 +245,7 @@ def _values(nodes: Sequence[NodeLike], pieces: Sequence[_Piece], outer: Sequence
     forms = [_Form(linear[:, :, :-1].reshape(count, -1, *shape), rest)]
     for k, node in enumerate(nodes[1:], start=1):
         form, plain = _through(nodes, node, [forms[i] for i in node.inputs], [boxes[i] for i in node.inputs], tau)
-        box = overlap(form.range(), plain)
+        box = overlap(form.range(ball is not None), plain)
         box = box if outer is None else overlap(box, outer[k])
         boxes.append(_clipped(box, signs[k], 0.0) if k in signs else box)
         forms.append(form)
