@@ -16,7 +16,8 @@ from steepest.robustness.radii import MarginOverConstant
 from steepest.witnesses.ascent import GradientAscent
 
 SPLITTING = Splitting(ClarkeJacobian().over, PieceLipSDP(first=5, next=2), Deadline(), inputs=40, pieces=20)
-BOUNDS = [Product(), ClarkeJacobian(), LipSDP(deadline=Deadline(), steps=30), SPLITTING]
+ONE_PIECE = Splitting(ClarkeJacobian().over, PieceLipSDP(first=5, next=2), Deadline())
+BOUNDS = [Product(), ClarkeJacobian(), LipSDP(deadline=Deadline(), steps=30), SPLITTING, ONE_PIECE]
 NORMS = [1.0, 2.0, math.inf]
 
 

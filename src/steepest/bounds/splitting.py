@@ -173,7 +173,7 @@ class _Search:
         self.signs = self.boxes or _neurons(graph) <= options.gates
         # An l1 ball lies in the l2 ball of its radius; once the box is cut, it is no longer the one around the ball.
         self.ball: tuple[Tensor, float] | None = None
-        if domain.kind == "ball" and domain.norm != math.inf and not self.boxes:
+        if domain.kind == "ball" and domain.norm != math.inf:
             assert domain.centre is not None and domain.radius is not None
             self.ball = torch.from_numpy(domain.centre), domain.radius
         if not self.boxes or _bounded(graph, domain):
@@ -272,9 +272,10 @@ class _Search:
                 k = bisect_right(self.firsts, flat) - 1
                 signs[k][i, flat - self.firsts[k]] = sign
         lo, hi = torch.stack([p.lo for p in pieces]), torch.stack([p.hi for p in pieces])
-        return enclose_cells(
-            self.graph, lo, hi, self.outer, {k: t.reshape(-1, *self.graph.nodes[k].shape) for k, t in signs.items()}, self.ball
-        )
+        # A box that is cut is no longer the one around the ball.
+        whole = torch.equal(lo, self.roots[0]) and torch.equal(hi, self.roots[1]) and not nodes
+        ball = self.ball if whole or not self.boxes else None
+        return enclose_cells(self.graph, lo, hi, self.outer, {k: t.reshape(-1, *self.graph.nodes[k].shape) for k, t in signs.items()}, ball)
 
     def _measured(self, pieces: list[_Piece]) -> list[_Piece]:
         """Find out about new pieces, whose fields are still those of what they were cut from."""
@@ -287,7 +288,7 @@ class _Search:
         uncertain = sum((m.flatten(1).sum(1) for _, m in marks), torch.zeros(len(pieces), dtype=torch.int64)).masked_fill(empty, 0)
         lo, hi = torch.stack([p.lo for p in pieces]), torch.stack([p.hi for p in pieces])
         coordinate, at = _where(cells, marks, lo, hi)
-        kinked = self._kinked(marks)
+        kinked = self._kinked(marks, len(pieces))
         self.count += len(pieces)
         for i, p in enumerate(pieces):
             p.stuck = p.stuck + 1 if int(uncertain[i]) == p.uncertain else 0
@@ -299,9 +300,9 @@ class _Search:
                 p.coordinate, p.cut = lo.shape[1] + int(kinked[i]), 0.0
         return pieces
 
-    def _kinked(self, marks: list[tuple[int, Tensor]]) -> Tensor:
+    def _kinked(self, marks: list[tuple[int, Tensor]], count: int) -> Tensor:
         """The first neuron of every piece whose sign may be fixed, -1 where there is none."""
-        found = torch.full((len(marks[0][1]),), -1) if marks else torch.zeros(0, dtype=torch.int64)
+        found = torch.full((count,), -1)
         for k, mark in reversed(marks):
             if k not in self.kinks:
                 continue
