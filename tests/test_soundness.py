@@ -7,7 +7,7 @@ import torch
 
 from cases import CASES
 from random_graphs import random_graph
-from steepest.bounds import ClarkeJacobian, LipSDP, Product
+from steepest.bounds import ClarkeJacobian, LipSDP, PieceLipSDP, Product, Splitting
 from steepest.numerics.deadline import Deadline
 from steepest.proofs.certificate import write_certificate
 from steepest.proofs.check import check
@@ -15,7 +15,9 @@ from steepest.results import Domain
 from steepest.robustness.radii import MarginOverConstant
 from steepest.witnesses.ascent import GradientAscent
 
-BOUNDS = [Product(), ClarkeJacobian(), LipSDP(deadline=Deadline(), steps=30)]
+SPLITTING = Splitting(ClarkeJacobian().over, PieceLipSDP(first=5, next=2), Deadline(), inputs=40, pieces=20)
+ONE_PIECE = Splitting(ClarkeJacobian().over, PieceLipSDP(first=5, next=2), Deadline())
+BOUNDS = [Product(), ClarkeJacobian(), LipSDP(deadline=Deadline(), steps=30), SPLITTING, ONE_PIECE]
 NORMS = [1.0, 2.0, math.inf]
 
 
@@ -23,7 +25,7 @@ NORMS = [1.0, 2.0, math.inf]
 @pytest.mark.parametrize(("name", "graph", "constants"), CASES, ids=[c[0] for c in CASES])
 def test_known_constants_are_inside_the_bracket(name, graph, constants, bound):
     for norm, constant in constants.items():
-        if not _covers(bound, graph, norm):
+        if not _covers(bound, graph, norm, Domain("all")):
             continue
         upper = bound.bound(graph, Domain("all"), norm)
         assert upper.value >= constant * (1 - 1e-12), (name, norm)
@@ -36,7 +38,9 @@ def test_known_constants_are_inside_the_bracket(name, graph, constants, bound):
         assert verdict.upper >= constant * (1 - 1e-12), (name, norm)
 
 
-def _covers(bound, graph, norm):
+def _covers(bound, graph, norm, domain):
+    if isinstance(bound, Splitting):
+        return bound.applies(graph, domain)
     return not isinstance(bound, LipSDP) or norm == 2.0
 
 
@@ -66,7 +70,7 @@ def test_secants_of_random_networks_never_exceed_a_bound(seed):
         slopes = torch.linalg.vector_norm(moved, norm, dim=1) / torch.linalg.vector_norm((x - y).flatten(1), norm, dim=1)
         steepest = slopes[torch.isfinite(slopes)].max().item()
         for bound in BOUNDS:
-            if not _covers(bound, graph, norm):
+            if not _covers(bound, graph, norm, domain):
                 continue
             upper = bound.bound(graph, domain, norm)
             assert upper.value >= steepest * (1 - 1e-9), (bound.name, norm)

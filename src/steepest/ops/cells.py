@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from steepest.graph import Graph, Node
 from steepest.numerics.interval import Interval, linear_image
-from steepest.numerics.rounding import UNIT, above, gamma
+from steepest.numerics.rounding import ROOT_TINY, UNIT, above, gamma
 from steepest.ops.group_max import GroupMax
 from steepest.ops.join import Add, Concat
 from steepest.ops.kinds import Affine, Elementwise
@@ -36,6 +37,10 @@ class Cells:
     values: list[Interval]
     linear: list[Tensor]
 
+    def empty(self) -> Tensor:
+        """Where no input is left, ``[boxes]``."""
+        return torch.stack([(x.lo > x.hi).flatten(1).any(1) for x in self.values]).any(0)
+
     def one(self, index: int) -> list[Interval]:
         """The enclosures over one box."""
         return [x.map(lambda t: t[index]) for x in self.values]
@@ -51,7 +56,14 @@ def without_biases(graph: Graph) -> bool:
     return not any(isinstance(n.op, Affine) and n.op.offset is not None and n.op.offset.any() for n in graph.nodes[1:])
 
 
-def enclose_cells(graph: Graph, lo: Tensor, hi: Tensor, outer: list[Interval] | None = None) -> Cells:
+def enclose_cells(
+    graph: Graph,
+    lo: Tensor,
+    hi: Tensor,
+    outer: list[Interval] | None = None,
+    signs: Mapping[int, Tensor] | None = None,
+    ball: tuple[Tensor, float] | None = None,
+) -> Cells:
     """Enclose every node of the network with biases times tau over boxes of ``(u, tau)``.
 
     Where tau is one this is the network itself; elsewhere it has to be positively homogeneous. Each value is known as a linear
@@ -61,25 +73,47 @@ def enclose_cells(graph: Graph, lo: Tensor, hi: Tensor, outer: list[Interval] | 
 
     Args:
         graph: the network.
-        lo, hi: ``[boxes, inputs + 1]``, finite, tau last.
+        lo, hi: ``[boxes, inputs + 1]``, tau last.
         outer: enclosures over a set that holds all boxes, of one sample, for tau = 1.
+        signs: for some nodes, ``[boxes, *node shape]``: where it is 1 or -1, only inputs at which the entry has this sign or is zero are
+            spoken of. Such an entry's enclosure ends at the least float beside zero, where a kink has one slope; there may be no inputs
+            left, and then some enclosure is empty: ``lo > hi``.
+        ball: centre and radius of an l2 ball, where only inputs in it are spoken of, in one box around it: then s is what divides the
+            distance from the centre by the radius, and has norm one at most.
     """
     shape, count = graph.input_shape, lo.shape[1]
-    centre = 0.5 * lo + 0.5 * hi
-    radius = torch.where(lo == hi, 0.0, above(torch.maximum(hi - centre, centre - lo)))
-    at = centre[:, :-1].reshape(-1, *shape)
+    bounded = torch.isfinite(lo) & torch.isfinite(hi)
+    centre = torch.where(bounded, 0.5 * lo + 0.5 * hi, 0.0)
+    radius = torch.where(bounded & (lo != hi), above(torch.maximum(hi - centre, centre - lo)), 0.0)
+    if ball is not None:
+        centre[:, :-1], radius[:, :-1] = ball[0].flatten(), ball[1]
     values = [Interval(lo[:, :-1].reshape(-1, *shape), hi[:, :-1].reshape(-1, *shape))]
     linear = [torch.diag_embed(radius)[:, :, :-1].reshape(len(lo), count, *shape)]
-    rests = [Interval.point(at)]
+    # Of an unbounded side there is no linear form; it is all remainder.
+    ends = (torch.where(bounded, centre, e)[:, :-1].reshape(-1, *shape) for e in (lo, hi))
+    rests = [Interval(*ends)]
     tau = (Interval(lo[:, -1], hi[:, -1]), centre[:, -1], radius[:, -1])
     for k, node in enumerate(graph.nodes[1:], start=1):
         xs = [values[i] for i in node.inputs]
         form, rest, plain = _through(node, xs, [linear[i] for i in node.inputs], [rests[i] for i in node.inputs], tau)
-        reach = above(form.abs().sum(1) * (1.0 + gamma(count)))
+        size = form.abs().sum(1) if ball is None else torch.linalg.vector_norm(form, dim=1) + ROOT_TINY
+        reach = above(size * (1.0 + WIDER * gamma(count)))
         value = Interval.outward(rest.lo - reach, rest.hi + reach).intersect(plain)
-        values.append(value if outer is None else value.intersect(outer[k]))
+        value = value if outer is None else value.intersect(outer[k])
+        sign = None if signs is None else signs.get(k)
+        if sign is not None:
+            value = Interval(
+                torch.where(sign > 0, value.lo.clamp(min=0.0), value.lo), torch.where(sign < 0, value.hi.clamp(max=0.0), value.hi)
+            )
+        values.append(value)
         linear.append(form)
         rests.append(rest)
+    for k, sign in ({} if signs is None else signs).items():
+        least = torch.full_like(values[k].lo, 5e-324)
+        values[k] = Interval(
+            torch.where(sign > 0, torch.maximum(values[k].lo, least), values[k].lo),
+            torch.where(sign < 0, torch.minimum(values[k].hi, -least), values[k].hi),
+        )
     return Cells(values, linear)
 
 

@@ -116,7 +116,7 @@ def _upper(nodes: Sequence[NodeLike], statement: Statement, reasons: list[str]) 
         if statement.method == "product":
             proven = product_constant(nodes, statement.norm, boxes, statement.claims)
         elif statement.cover is not None:
-            proven = cover_proves(nodes, region.box, boxes, statement.cover, statement.norm, statement.bound)
+            proven = cover_proves(nodes, region.box, boxes, statement.cover, statement.norm, statement.bound, ball)
         elif statement.method == "jacobian":
             proven = jacobian_constant(nodes, statement.norm, boxes)
         elif statement.norm != 2.0:

@@ -18,9 +18,10 @@ class Cover:
     Over a bounded domain there is one box, the domain's, with ``tau = 1``; over all inputs they are faces of a cube (docs/certificate.md).
 
     Args:
-        scale: half sides of the cube, ``[inputs]``.
-        coordinate: int64, for every node of the trees in preorder, the lower side first: the coordinate that is cut, or -1 for a piece.
-        at: float64, where; zero for a piece.
+        scale: half sides of the cube, ``[inputs]``; empty where there is none, and the whole domain is one box with ``tau = 1``.
+        coordinate: int64, for every node of the trees in preorder, the lower side first: the coordinate of ``(u, tau)`` that is cut; or,
+            counting on from these, an entry of the network's nodes, one node after the other, whose sign is told apart; or -1 for a piece.
+        at: float64, where; zero for a sign and for a piece.
         pieces: for every piece in order: multipliers by node, or none where the Clarke Jacobian's intervals suffice.
     """
 

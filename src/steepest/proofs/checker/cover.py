@@ -32,41 +32,59 @@ class Cover:
     pieces: tuple[Mapping[int, Array], ...]
 
 
-def cover_proves(nodes: Sequence[NodeLike], region: Box, outer: Sequence[Box], cover: Cover, p: float, bound: float) -> float:
+def cover_proves(
+    nodes: Sequence[NodeLike], region: Box, outer: Sequence[Box], cover: Cover, p: float, bound: float, ball: tuple[Array, float] | None
+) -> float:
     """A bound over the region, at most ``bound``, that the pieces prove.
 
-    Pieces are boxes in ``(u, tau)`` and speak of the inputs ``u / tau``, which form a convex set. They are cut along coordinates, and both
-    sides together are the whole; so a segment within the domain is divided among finitely many pieces, and the largest constant of a
-    piece is one of the domain. If the region is bounded there is one tree, and tau is one. If not, the network must be positively
-    homogeneous but for its biases: its values at ``u / tau`` are those at u with biases times tau, divided by tau, and so have the
-    same signs and slopes. Every x is ``u / tau`` with ``tau = min(1, 1 / m)``, ``m = max |x_i| / scale_i``, on a face of the cube;
-    without biases tau is free, and x = 0, a single point, needs no piece.
+    Pieces are boxes in ``(u, tau)``, which speak of the inputs ``u / tau``, cut along coordinates and by the signs of neurons whose
+    only readers have a kink at zero; both sides are closed and together the whole. Two inputs of a piece, convex or not, have values
+    within its boxes, between which every nonlinearity has a slope that the box allows (and a kink at whose one side both are, one
+    slope), so the piece's bound is one of their secant. On a segment within the domain f is absolutely continuous, and almost every
+    point is one of density of a piece, where secants within it give the derivative: so the largest bound of a piece is one of the
+    domain.
+
+    If the region is bounded, or there is no scale, there is one tree, and tau is one. If not, the network must be positively
+    homogeneous but for its biases: its values at ``u / tau`` are those at u with biases times tau, divided by tau, and so have the same
+    signs and slopes. Every x is ``u / tau`` with ``tau = min(1, 1 / m)``, ``m = max |x_i| / scale_i``, on a face of the cube; without
+    biases tau is free, and x = 0, a single point, needs no piece.
+
+    Args:
+        nodes: the network.
+        region: a box around the domain.
+        outer: boxes around every node's output over the domain.
+        cover: the argument.
+        p: the norm.
+        bound: what is claimed.
+        ball: centre and radius of an l2 ball that holds the domain, where there is one.
 
     Raises:
         ValueError: saying what is not proven.
     """
     bounded = np.isfinite(region.lo).all() and np.isfinite(region.hi).all()
     proven, waiting = 0.0, []
+    # A box that was cut is no longer the one around the ball; signs leave it whole.
+    if ((cover.coordinate >= 0) & (cover.coordinate <= math.prod(nodes[0].shape))).any():
+        ball = None
     together = _BATCH if all(n.op in _BATCHED for n in nodes[1:]) else 1
 
     def settle() -> float:
-        lo, hi = (np.stack([piece[end] for piece in waiting]) for end in (1, 2))
-        boxes = _values(nodes, lo, hi, outer if bounded else None)
+        boxes = _values(nodes, [piece for _, piece in waiting], outer if bounded else None, ball)
         value = max(_jacobians(nodes, p, boxes, bound))
         if not value <= bound * (1 + 1e-6):
             raise ValueError(f"over a piece of {waiting[0][0]} to {waiting[-1][0]} the checker proves {value!r}, which is above {bound!r}")
         return value
 
-    for number, (lo, hi, multipliers) in enumerate(_pieces(_roots(nodes, region, cover.scale), cover)):
+    for number, (piece, multipliers) in enumerate(_pieces(nodes, _roots(nodes, region, cover.scale), cover)):
         if not multipliers:
-            waiting.append((number, lo, hi))
+            waiting.append((number, piece))
             if len(waiting) == together:
                 proven, waiting = max(proven, settle()), []
             continue
         if p != 2:
             raise ValueError("Slope restrictions bound the l2 norm alone.")
-        boxes = [b.moved(lambda t: t[0]) for b in _values(nodes, lo[None], hi[None], outer if bounded else None)]
-        if not slopes_prove(nodes, boxes, multipliers, bound):
+        boxes = [b.moved(lambda t: t[0]) for b in _values(nodes, [piece], outer if bounded else None, ball)]
+        if not any((b.lo > b.hi).any() for b in boxes) and not slopes_prove(nodes, boxes, multipliers, bound):
             raise ValueError(f"the multipliers of piece {number} do not prove {bound!r}")
         proven = max(proven, bound)
     return max(proven, settle()) if waiting else proven
@@ -74,8 +92,10 @@ def cover_proves(nodes: Sequence[NodeLike], region: Box, outer: Sequence[Box], c
 
 def _jacobians(nodes: Sequence[NodeLike], p: float, boxes: list[Box], enough: float) -> Iterator[float]:
     """Bounds of the Jacobian's norm over every piece of a batch; where Frobenius' norm is small enough, that one."""
+    empty = np.logical_or.reduce([(b.lo > b.hi).reshape(len(b.lo), -1).any(1) for b in boxes])
     if not all(n.op in _BATCHED for n in nodes[1:]):
-        yield from (jacobian_constant(nodes, p, [b.moved(lambda t, i=i: t[i]) for b in boxes]) for i in range(len(boxes[0].lo)))
+        singles = ([b.moved(lambda t, i=i: t[i]) for b in boxes] for i in range(len(empty)))
+        yield from (0.0 if none else jacobian_constant(nodes, p, single) for none, single in zip(empty, singles, strict=True))
         return
     rows, count = math.prod(nodes[-1].shape), len(boxes[0].lo)
     unit = np.broadcast_to(np.eye(rows).reshape(1, rows, *nodes[-1].shape), (count, rows, *nodes[-1].shape))
@@ -99,12 +119,17 @@ def _jacobians(nodes: Sequence[NodeLike], p: float, boxes: list[Box], enough: fl
     whole = left[0].moved(lambda t: t.reshape(count, rows, -1))
     frobenius = np.sqrt((whole.size**2).sum((1, 2))) * (1 + 2 * slack(whole.size[0].size)) + 2.0**-500
     for i in range(count):
+        if empty[i]:
+            yield 0.0
+            continue
         matrix = whole.moved(lambda t, i=i: t[i])
         yield float(frobenius[i]) if p == 2 and frobenius[i] <= enough else matrix_constant(matrix, p)
 
 
 def _roots(nodes: Sequence[NodeLike], region: Box, scale: Array) -> list[tuple[Array, Array]]:
     if np.isfinite(region.lo).all() and np.isfinite(region.hi).all():
+        return [(np.append(region.lo.ravel(), 1.0), np.append(region.hi.ravel(), 1.0))]
+    if scale.size == 0:
         return [(np.append(region.lo.ravel(), 1.0), np.append(region.hi.ravel(), 1.0))]
     strange = next((n for n in nodes[1:] if n.op not in HOMOGENEOUS), None)
     if strange is not None:
@@ -128,25 +153,42 @@ def _bias(nodes: Sequence[NodeLike], node: NodeLike) -> Array | None:
     return None if linear is None else linear.bias()
 
 
-def _pieces(roots: list[tuple[Array, Array]], cover: Cover) -> Iterator[tuple[Array, Array, Mapping[int, Array]]]:
+@dataclass(frozen=True)
+class _Piece:
+    """A box of ``(u, tau)``, and the signs of entries of nodes, numbered one node after the other."""
+
+    lo: Array
+    hi: Array
+    signs: Mapping[int, int]
+
+
+def _pieces(nodes: Sequence[NodeLike], roots: list[tuple[Array, Array]], cover: Cover) -> Iterator[tuple[_Piece, Mapping[int, Array]]]:
     """Every piece in preorder, or an error where trees and pieces do not fit."""
-    waiting = roots[::-1]
+    waiting = [_Piece(lo, hi, {}) for lo, hi in roots[::-1]]
+    readers = [{n.op for n in nodes if k in n.inputs} for k in range(len(nodes))]
+    able = np.concatenate([np.full(math.prod(n.shape), r == {"leaky_relu"}) for n, r in zip(nodes, readers, strict=True)])
     used = 0
     for coordinate, at in zip(cover.coordinate.tolist(), cover.at.tolist(), strict=True):
         if not waiting:
             raise ValueError("the cover has more nodes than its trees")
-        lo, hi = waiting.pop()
+        piece = waiting.pop()
         if coordinate < 0:
             if used == len(cover.pieces):
                 raise ValueError("the cover has fewer pieces than its trees")
-            yield lo, hi, cover.pieces[used]
+            yield piece, cover.pieces[used]
             used += 1
             continue
-        if coordinate >= len(lo) or not lo[coordinate] <= at <= hi[coordinate]:
-            raise ValueError(f"a cut at {at!r} is outside the piece that it cuts")
-        below, above = hi.copy(), lo.copy()
-        below[coordinate] = above[coordinate] = at
-        waiting += [(above, hi), (lo, below)]
+        if coordinate < len(piece.lo):
+            if not piece.lo[coordinate] <= at <= piece.hi[coordinate]:
+                raise ValueError(f"a cut at {at!r} is outside the piece that it cuts")
+            below, above = piece.hi.copy(), piece.lo.copy()
+            below[coordinate] = above[coordinate] = at
+            waiting += [_Piece(above, piece.hi, piece.signs), _Piece(piece.lo, below, piece.signs)]
+            continue
+        entry = coordinate - len(piece.lo)
+        if entry >= len(able) or not able[entry] or at != 0 or entry in piece.signs:
+            raise ValueError(f"entry {entry} is none whose sign tells slopes apart, or its sign is known, or it is not cut at zero")
+        waiting += [_Piece(piece.lo, piece.hi, {**piece.signs, entry: sign}) for sign in (1, -1)]
     if waiting or used != len(cover.pieces):
         raise ValueError("the cover is not whole: its trees end early, or pieces are left over")
 
@@ -162,30 +204,57 @@ class _Form:
     def size(self) -> Array:
         return np.abs(self.linear).sum(1)
 
-    def range(self) -> Box:
-        reach = self.size * (1 + 2 * slack(self.linear.shape[1]))
+    def range(self, euclidean: bool) -> Box:
+        """Over s of norm one at most: Euclid's norm, or the largest entry."""
+        size = np.sqrt((self.linear**2).sum(1)) + 2.0**-500 if euclidean else self.size
+        reach = size * (1 + 2 * slack(self.linear.shape[1]))
         return widen(self.rest.lo - reach, self.rest.hi + reach)
 
 
-def _values(nodes: Sequence[NodeLike], lo: Array, hi: Array, outer: Sequence[Box] | None) -> list[Box]:
+def _values(
+    nodes: Sequence[NodeLike], pieces: Sequence[_Piece], outer: Sequence[Box] | None, ball: tuple[Array, float] | None
+) -> list[Box]:
     """Boxes ``[pieces, *shape]`` around every node's output with biases times tau, for ``(u, tau)`` between lo and hi.
 
     Each is enclosed twice, by intervals and as a linear form of the piece's coordinates with an interval for what that leaves.
+    Where a sign is given the box ends at zero; in what is returned, at the least float beside it, so that a kink has one slope. A piece
+    without inputs has an empty box. If there is a ball, the inputs spoken of lie in it.
     """
+    lo, hi = np.stack([piece.lo for piece in pieces]), np.stack([piece.hi for piece in pieces])
     shape, count = nodes[0].shape, len(lo)
-    centre = lo / 2 + hi / 2
-    radius = np.where(lo == hi, 0.0, np.nextafter(np.maximum(hi - centre, centre - lo), np.inf))
+    firsts = np.cumsum([0, *(math.prod(n.shape) for n in nodes)])
+    signs: dict[int, Array] = {}
+    for i, piece in enumerate(pieces):
+        for entry, sign in piece.signs.items():
+            k = int(np.searchsorted(firsts, entry, "right")) - 1
+            if k not in signs:
+                signs[k] = np.zeros((count, math.prod(nodes[k].shape)))
+            signs[k][i, entry - firsts[k]] = sign
+    sides = np.isfinite(lo) & np.isfinite(hi)
+    centre = np.where(sides, lo / 2 + hi / 2, 0.0)
+    radius = np.where(sides & (lo != hi), np.nextafter(np.maximum(hi - centre, centre - lo), np.inf), 0.0)
+    if ball is not None:
+        # Then s is what divides the distance from the centre by the radius.
+        centre[:, :-1], radius[:, :-1] = ball[0].ravel(), ball[1]
     tau = Box(lo[:, -1], hi[:, -1]), centre[:, -1], radius[:, -1]
     boxes = [Box(lo[:, :-1].reshape(count, *shape), hi[:, :-1].reshape(count, *shape))]
     linear = np.zeros((count, lo.shape[1], lo.shape[1]))
     linear[:, np.arange(lo.shape[1]), np.arange(lo.shape[1])] = radius
-    forms = [_Form(linear[:, :, :-1].reshape(count, -1, *shape), point(centre[:, :-1].reshape(count, *shape)))]
+    # Of an unbounded side there is no linear form; it is all remainder.
+    rest = Box(*(np.where(sides, centre, end)[:, :-1].reshape(count, *shape) for end in (lo, hi)))
+    forms = [_Form(linear[:, :, :-1].reshape(count, -1, *shape), rest)]
     for k, node in enumerate(nodes[1:], start=1):
         form, plain = _through(nodes, node, [forms[i] for i in node.inputs], [boxes[i] for i in node.inputs], tau)
-        box = overlap(form.range(), plain)
-        boxes.append(box if outer is None else overlap(box, outer[k]))
+        box = overlap(form.range(ball is not None), plain)
+        box = box if outer is None else overlap(box, outer[k])
+        boxes.append(_clipped(box, signs[k], 0.0) if k in signs else box)
         forms.append(form)
-    return boxes
+    return [_clipped(box, signs[k], 2.0**-1074) if k in signs else box for k, box in enumerate(boxes)]
+
+
+def _clipped(box: Box, sign: Array, at: float) -> Box:
+    sign = sign.reshape(box.lo.shape)
+    return Box(np.where(sign > 0, np.maximum(box.lo, at), box.lo), np.where(sign < 0, np.minimum(box.hi, -at), box.hi))
 
 
 def _through(

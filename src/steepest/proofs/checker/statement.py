@@ -196,8 +196,9 @@ def _cover(value: Any, shape: Shape) -> Cover:
         or not isinstance(pieces, list)
     ):
         raise Malformed("The cover of the domain is not a list of nodes and one of pieces.")
+    empty = _object(entry.get("scale"), "upper.cover.scale").get("shape") == [0]
     return Cover(
-        _array(entry.get("scale"), "upper.cover.scale", (math.prod(shape),)),
+        _array(entry.get("scale"), "upper.cover.scale", (0,) if empty else (math.prod(shape),)),
         _array(entry.get("coordinate"), "upper.cover.coordinate", (size[0],), "int64"),
         _array(entry.get("at"), "upper.cover.at", (size[0],)),
         tuple({k: _multipliers(v) for k, v in _steps(piece, "multipliers").items()} for piece in pieces),
