@@ -53,6 +53,7 @@ def minimise(
     reserve: float = 0.0,
     enough: float = math.inf,
     start: Start | None = None,
+    overrun: float = 1.5,
 ) -> list[Tensor] | None:
     """Multipliers ``1 / D`` with a small rho, up to a common factor.
 
@@ -67,6 +68,7 @@ def minimise(
         steps: at most.
         reserve: how many times as long as a pass what comes after takes; that is left free before the deadline.
         enough: seconds after which to stop, though never before the first pass is through.
+        overrun: what comes after may take as many times the time left, or else nothing is returned.
         start: where to begin; by default D alike within a stage.
 
     Returns:
@@ -107,7 +109,7 @@ def minimise(
             continue
         slowest = max(slowest, time.perf_counter() - begun)
         until = min(deadline.at - reserve * slowest, opened + enough)
-        if count == 1 and not deadline.asked and reserve * slowest > 1.5 * deadline.left() + PATIENCE:
+        if count == 1 and not deadline.asked and reserve * slowest > overrun * deadline.left() + PATIENCE:
             return None
         if deadline.passed() or time.perf_counter() + slowest > until:
             break
