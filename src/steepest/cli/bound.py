@@ -99,6 +99,6 @@ def _show(bracket: Bracket) -> None:
     if bracket.witness is not None:
         table.add_row(f"lower, {bracket.witness.method}", lower_text(bracket.lower), f"{bracket.witness.seconds:.2f}")
     out.print(table)
-    out.print(f"network {bracket.name}, digest {bracket.digest[:16]}; proven, and checked independently; {bracket.seconds:.1f} s")
+    out.print(f"network {bracket.name}, digest {bracket.digest[:16]}; both ends proven, and checked independently; {bracket.seconds:.1f} s")
     for note in bracket.notes:
         out.print(f"note: {note}", markup=False)
