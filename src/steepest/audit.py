@@ -322,8 +322,8 @@ def _estimated(found: Bracket, radii: Radii | None) -> list[str]:
         "Slope use and layer shares describe the bound, not the network's behaviour.",
     ]
     if found.estimates:
-        names = " and ".join(e.method for e in found.estimates)
-        sentences.append(f"The values of {names} are there for comparison; nothing proves them, and the bracket does not use them.")
+        names = ", ".join(e.method for e in found.estimates)
+        sentences.append(f"Beside the bounds ({names}): values for comparison; nothing proves them, and the bracket does not use them.")
     if radii is not None:
         sentences.append("Attack distances are the shortest found; shorter ones may exist, down to the certified radius.")
     return sentences
