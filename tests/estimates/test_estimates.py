@@ -74,7 +74,7 @@ def test_greedy_gates_are_never_above_all_gates_and_mostly_the_best(low):
         shares.append(gate_maximum(left, right, lo, hi) / all_gates(left, right, lo, hi))
     assert max(shares) <= 1 + 1e-12
     assert min(shares) >= 0.95
-    assert sum(s >= 1 - 1e-6 for s in shares) >= 36
+    assert sum(s >= 1 - 1e-5 for s in shares) >= 36
 
 
 @pytest.mark.parametrize("sizes", [(3, 8, 2), (5, 7, 6, 4), (4, 6, 9, 5, 3)])

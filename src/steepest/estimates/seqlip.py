@@ -113,7 +113,7 @@ def gate_maximum(
             d = torch.where(forward * back > 0, hi, lo)
         v, norms = _unit((d * back) @ right)
         before, best = best, norms.max().item()
-        if step > WARM and best <= before * (1.0 + 1e-9):
+        if step > WARM and best <= before * (1.0 + 1e-6):
             break
     return best
 
