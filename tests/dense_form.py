@@ -1,4 +1,4 @@
-"""A Lur'e system with everything written out as matrices: the slow reference of the bounds."""
+"""A Lur'e system as matrices: the slow reference for what follows signals one by one."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,8 @@ class DenseForm(NamedTuple):
 
     def decoupled(self):
         """H and C in the variables ``(x, w = G xi)``, in which every constraint reads ``|w_j| <= |H_j (x, w)|``."""
-        change = torch.cat([torch.eye(self.inputs, self.C.shape[1], dtype=torch.float64), self.G])
+        n, size = self.inputs, self.C.shape[1]
+        change = torch.cat([torch.eye(n, size, dtype=torch.float64), self.G])
         both = torch.linalg.solve_triangular(change, torch.cat([self.H, self.C]), upper=False, left=False)
         return both[: len(self.H)], both[len(self.H) :]
 

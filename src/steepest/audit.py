@@ -128,7 +128,7 @@ class Auditing:
             "witness": None if found.witness is None else {"slope": found.lower, "image_shape": image_shape(graph.input_shape)},
             "inputs": None if radii is None or chosen is None else _pictures(chosen, radii, graph),
             "proven": _proven(self.norm, found, radii),
-            "estimated": _estimated(radii),
+            "estimated": _estimated(found, radii),
             "assumptions": list(found.certificate["assumptions"]) if found.certificate else [],
             "notes": list(found.notes),
             "certificate": "certificate.json",
@@ -316,11 +316,14 @@ def _proven(norm: float, found: Bracket, radii: Radii | None) -> list[str]:
     return sentences
 
 
-def _estimated(radii: Radii | None) -> list[str]:
+def _estimated(found: Bracket, radii: Radii | None) -> list[str]:
     sentences = [
         "Where the true constant lies within a bracket is not known.",
         "Slope use and layer shares describe the bound, not the network's behaviour.",
     ]
+    if found.estimates:
+        names = ", ".join(e.method for e in found.estimates)
+        sentences.append(f"Beside the bounds ({names}): values for comparison; nothing proves them, and the bracket does not use them.")
     if radii is not None:
         sentences.append("Attack distances are the shortest found; shorter ones may exist, down to the certified radius.")
     return sentences

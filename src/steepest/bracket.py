@@ -13,11 +13,12 @@ from torch import Tensor
 from steepest.bounds import ChannelLipSDP, ClarkeJacobian, LipSDP, PieceLipSDP, Product, Splitting
 from steepest.capture.head import with_output
 from steepest.errors import SoundnessError
+from steepest.estimates import LipLT, SeqLip
 from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
 from steepest.proofs.certificate import versions, write_certificate
 from steepest.proofs.check import check
-from steepest.results import Bracket, Domain, LowerBound, NetworkRecord, UpperBound
+from steepest.results import Bracket, Domain, Estimate, LowerBound, NetworkRecord, UpperBound
 from steepest.results.domain import NORM_NAMES, number_to_json
 from steepest.witnesses.ascent import GradientAscent
 
@@ -52,6 +53,9 @@ CHANNELS = 0.2
 
 SPLITTING = 0.4
 """Part of the bounds' time that splitting has, where the network has few inputs."""
+
+ESTIMATES = 0.1
+"""Part of the bounds' time that an estimate may take, and a second at most."""
 
 EFFORTS: dict[str, Effort] = {
     "fast": Effort(3.0, 16, 5.0, steps=30, exact=320),
@@ -110,6 +114,7 @@ class Bracketing:
         headed = with_output(graph, output)
         notes: list[str] = []
         uppers = self._uppers(headed, domain, norm, started, notes)
+        estimates = self._estimates(headed, domain, norm, started)
         self.progress("searching for a witness")
         # A limit on the whole is one of the wall clock; without it other load on the machine only delays the search.
         stop = self.stop if self.time_limit is None else self.stop.within(self._left(started, self.effort.seconds))
@@ -139,6 +144,7 @@ class Bracketing:
             notes=tuple(notes),
             name=name,
             limited=self._limited(started),
+            estimates=estimates,
         )
 
     def _limited(self, started: float, share: float = LIMIT_SHARE) -> bool:
@@ -183,6 +189,16 @@ class Bracketing:
             self.progress("splitting the inputs")
             uppers.append(splitting.bound(graph, domain, norm))
         return tuple(uppers)
+
+    def _estimates(self, graph: Graph, domain: Domain, norm: float, started: float) -> tuple[Estimate, ...]:
+        """What stands beside the bounds; no more comes of it, so it is the first to go where time is short."""
+        if norm != 2.0 or self._limited(started, 0.5):
+            return ()
+        self.progress("estimates")
+        seconds = self._left(started, min(1.0, ESTIMATES * self.effort.upper_seconds))
+        methods = (method(deadline=self.stop.within(seconds)) for method in (SeqLip, LipLT))
+        found = (method.estimate(graph, domain) for method in methods)
+        return tuple(e for e in found if e is not None)
 
     def _prove(
         self,

@@ -38,7 +38,7 @@ def test_bound_check_and_report(net, tmp_path):
     found = run("bound", net, "--json", "--effort", "fast", "--threads", "1", "-o", tmp_path / "c.json")
     assert found.returncode == 0, found.stderr
     result = json.loads(found.stdout)
-    for key in ("lower", "upper", "norm", "domain", "method", "lower_witness", "seconds", "certificate"):
+    for key in ("lower", "upper", "norm", "domain", "method", "lower_witness", "estimates", "seconds", "certificate"):
         assert key in result
     assert 0 < result["lower"] <= result["upper"]
     checked = run("check", tmp_path / "c.json", net)

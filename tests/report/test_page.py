@@ -3,14 +3,16 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from steepest.bracket import Bracketing, Effort
 from steepest.capture.builder import Builder
-from steepest.report.numbers import lower_text, upper_text
+from steepest.cli.bound import _show
+from steepest.report.numbers import estimate_text, lower_text, upper_text
 from steepest.report.page import render
-from steepest.results import Domain
+from steepest.results import Domain, Estimate
 
 
 @pytest.mark.parametrize("value", [1.00001, 98.15396, 1234567.8, 3.0e-7, 0.12345678, 99999.5, 5e20])
@@ -38,6 +40,21 @@ def test_names_and_data_are_escaped():
     assert "<script>alert" not in page
     data = page.split('id="results">')[1].split("</script>")[0]
     assert json.loads(data)[0]["model"]["name"] == "</script><script>alert(1)</script>"
+
+
+def test_estimates_are_marked_as_none_of_the_bounds(capsys):
+    bracket = replace(_bracket(), estimates=(Estimate("seqlip", 1.23456, 0.01, "found <greedily>"),))
+    table = render([bracket.to_json()]).split('aria-label="Estimates"')[1].split("</table>")[0]
+    assert "estimate, no bound" in table
+    for text in ("seqlip", "~1.235", "found &lt;greedily&gt;"):
+        assert text in table
+    _show(bracket)
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "seqlip" in line]
+    assert row.split() == ["estimate,", "no", "bound:", "seqlip", "~1.235", "0.01"]
+    older = _bracket().to_json()
+    del older["estimates"]
+    assert 'aria-label="Estimates"' not in render([older])
+    assert estimate_text(0.99996) == "~1"
 
 
 def test_an_infinite_bound_names_the_node():

@@ -17,7 +17,7 @@ from steepest.cli.files import write_text
 from steepest.cli.interrupt import interruptible
 from steepest.cli.screen import console, print_json, progress_bar
 from steepest.errors import LimitError, ThresholdError, UsageError
-from steepest.report.numbers import lower_text, upper_text
+from steepest.report.numbers import estimate_text, lower_text, upper_text
 from steepest.results import Bracket
 from steepest.results.domain import NORM_NAMES
 
@@ -94,9 +94,11 @@ def _show(bracket: Bracket) -> None:
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for upper in bracket.uppers:
         table.add_row(f"upper, {upper.method}", upper_text(upper.value), f"{upper.seconds:.2f}")
+    for estimate in bracket.estimates:
+        table.add_row(f"estimate, no bound: {estimate.method}", estimate_text(estimate.value), f"{estimate.seconds:.2f}")
     if bracket.witness is not None:
         table.add_row(f"lower, {bracket.witness.method}", lower_text(bracket.lower), f"{bracket.witness.seconds:.2f}")
     out.print(table)
-    out.print(f"network {bracket.name}, digest {bracket.digest[:16]}; proven, and checked independently; {bracket.seconds:.1f} s")
+    out.print(f"network {bracket.name}, digest {bracket.digest[:16]}; both ends proven, and checked independently; {bracket.seconds:.1f} s")
     for note in bracket.notes:
         out.print(f"note: {note}", markup=False)

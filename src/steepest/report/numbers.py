@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 
 def upper_text(value: float) -> str:
@@ -14,6 +14,11 @@ def upper_text(value: float) -> str:
 def lower_text(value: float) -> str:
     """Four significant digits, rounded down."""
     return _text(value, ROUND_FLOOR)
+
+
+def estimate_text(value: float) -> str:
+    """Four significant digits, the nearest, marked as no bound."""
+    return f"~{_text(value, ROUND_HALF_EVEN)}"
 
 
 def _text(value: float, rounding: str) -> str:

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from steepest.report import charts
-from steepest.report.numbers import lower_text, upper_text
+from steepest.report.numbers import estimate_text, lower_text, upper_text
 
 _MOST_PIXELS = 4096
 
@@ -59,6 +59,7 @@ def _section(result: Mapping[str, Any]) -> dict[str, Any]:
         "methods": [
             {"method": m["method"], "upper": upper_text(_number(m["upper"])), "seconds": m["seconds"]} for m in bracket.get("methods", [])
         ],
+        "estimates": [{**e, "value": estimate_text(_number(e["value"]))} for e in bracket.get("estimates", [])],
         "facts": _facts(result, model),
         "proven": result.get("proven") or [],
         "estimated": result.get("estimated") or [],

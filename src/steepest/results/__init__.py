@@ -2,6 +2,7 @@
 
 from steepest.results.bracket import Bracket, LowerBound, Step, UpperBound
 from steepest.results.domain import Domain
+from steepest.results.estimate import Estimate
 from steepest.results.record import NetworkRecord, NodeRecord
 
-__all__ = ["Bracket", "Domain", "LowerBound", "NetworkRecord", "NodeRecord", "Step", "UpperBound"]
+__all__ = ["Bracket", "Domain", "Estimate", "LowerBound", "NetworkRecord", "NodeRecord", "Step", "UpperBound"]

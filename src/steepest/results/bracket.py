@@ -11,6 +11,7 @@ import numpy as np
 
 from steepest.results.cover import Cover
 from steepest.results.domain import NORM_NAMES, Domain, array_to_json, number_to_json
+from steepest.results.estimate import Estimate
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class Bracket:
         notes: sentences a reader must see, such as which node makes the bound infinite.
         name: what people call the network.
         limited: whether the time limit or an interrupt cut something short, so that more time might give a tighter bracket.
+        estimates: values of methods that prove nothing, for comparison.
     """
 
     digest: str
@@ -120,6 +122,7 @@ class Bracket:
     notes: tuple[str, ...] = ()
     name: str = "network"
     limited: bool = False
+    estimates: tuple[Estimate, ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -157,6 +160,7 @@ class Bracket:
                 }
                 for u in self.uppers
             ],
+            "estimates": [e.to_json() for e in self.estimates],
             "lower_witness": None if witness is None else witness.to_json(),
             "seconds": self.seconds,
             "checked": self.checked,
