@@ -17,7 +17,7 @@ from steepest.ops.torus import Unfit, torus_system
 from steepest.ops.torus_maps import Diagonal, Frequencies, Matrix, Rows
 from steepest.proofs.certificate import write_certificate
 from steepest.proofs.check import check
-from steepest.results import Domain
+from steepest.results import Domain, UpperBound
 from steepest.witnesses.ascent import GradientAscent
 
 ALL = Domain("all")
@@ -302,3 +302,58 @@ def test_minimising_helps():
     values = []
     minimise(TorusPropagation(the_system(graph), torch.float32), Deadline.after(20.0), values.append, steps=80)
     assert values[-1] < 0.9 * values[0]
+
+
+def proven(graph):
+    claims, record, upper = certificate(graph)
+    return upper, check(claims, record)
+
+
+@pytest.mark.parametrize(("small", "large"), [(1e-170, 1e200), (1e-160, 1e160), (1e-60, 1e59)])
+def test_products_that_underflow_prove_nothing_too_small(small, large):
+    b = Builder()
+    x = conv(b, b.input((1, 1, 3, 3)), torch.full((1, 1, 1, 1), small, dtype=torch.float64), 1, 0)
+    graph = b.finish(b.dense(b.reshape(x, (1, 9)), large * torch.eye(9, dtype=torch.float64)))
+    record = graph.record()
+    for claim in (1e-100, small * large * (1 - 1e-6)):
+        upper = UpperBound("lipsdp-channel", claim, ())
+        assert not check(write_certificate(record, output=None, norm=2.0, domain=ALL, upper=upper, lower=None), record).holds
+
+
+def test_a_constant_network_is_proven_to_be_almost_that():
+    b = Builder()
+    x = b.relu(conv(b, b.input((1, 1, 3, 3)), torch.ones(1, 1, 1, 1), 1, 0))
+    upper, verdict = proven(b.finish(b.dense(b.reshape(x, (1, 9)), torch.zeros(1, 9))))
+    assert verdict.holds and upper.value < 1e-70
+
+
+def test_more_padding_than_the_kernel_reaches_over():
+    b = Builder()
+    x = conv(b, b.input((1, 1, 4, 4)), torch.randn(2, 1, 1, 1, generator=torch.Generator().manual_seed(0)), 2, 3)
+    graph = b.finish(b.dense(b.reshape(b.relu(x), (1, 50)), weight(torch.Generator().manual_seed(1), 3, 50)))
+    _, verdict = proven(graph)
+    assert verdict.holds, verdict.reasons
+
+
+def test_a_maximum_of_one_entry_has_no_multipliers():
+    g = torch.Generator().manual_seed(0)
+    b = Builder()
+    x = b.max_pool(conv(b, b.input((1, 1, 5, 5)), weight(g, 2, 1, 3, 3)), (1, 1), (2, 2), ((0, 0), (0, 0)), (1, 1))
+    _, verdict = proven(b.finish(b.dense(b.reshape(b.relu(x), (1, 18)), weight(g, 2, 18))))
+    assert verdict.holds, verdict.reasons
+
+
+@pytest.mark.parametrize("shape", [[1] * 65, [0, *[10**9] * 8], [195, 2], [-1], ["a"]])
+def test_multipliers_of_any_shape_get_a_verdict(shape):
+    claims, record, _ = certificate(plain(torch.Generator().manual_seed(3)))
+    values = claims["upper"]["steps"][0]["multipliers"]
+    claims["upper"]["steps"][0]["multipliers"] = {**values, "shape": shape, "base64": "AAAAAAAA8D8=" if 0 not in shape else ""}
+    assert not check(claims, record).holds
+
+
+def test_windows_that_read_padding_alone_have_an_adjoint():
+    b = Builder()
+    x = b.conv(b.input((1, 1, 2)), torch.ones(1, 1, 2), None, (4,), ((3, 0),), (1,), 1)
+    op = b.finish(x).nodes[-1].op
+    assert isinstance(op, ops.Conv)
+    assert torch.equal(op.adjoint(torch.ones(op.shape, dtype=torch.float64)), torch.zeros(1, 1, 2, dtype=torch.float64))

@@ -85,11 +85,13 @@ class _Kernel:
         y = y.reshape(-1, *self.out_shape[1:])
         x = _CONV_TRANSPOSE[self.dims](y, self._weight(y, absolute), None, g.stride, 0, 0, self.groups, g.dilation)
         # The transposed convolution covers the padded input up to the last position read; the rest is never read.
-        pads = []
+        before, after = [], []
         for a in reversed(range(self.dims)):
             n, (lo, hi), got = g.size[a], g.padding[a], x.shape[2 + a]
-            pads += [0, n + lo + hi - got] if a in self.copied else [-lo, n + lo - got]
-        x = F.pad(x, pads)
+            after += [0, n + lo + hi - got] if a in self.copied else [0, n + lo - got]
+            before += [0, 0] if a in self.copied else [-lo, 0]
+        # First made long enough: what is read may be padding alone.
+        x = F.pad(F.pad(x, after), before)
         for a, at in self.copied.items():
             shape = [g.size[a] if b == 2 + a else n for b, n in enumerate(x.shape)]
             x = x.new_zeros(shape).index_add(2 + a, at.to(x.device), x)

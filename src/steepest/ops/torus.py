@@ -185,7 +185,7 @@ class _Layout:
             else:
                 self.values[k] = _Value(self._restrict(k, self._vector(x), low.flatten(), high.flatten()))
             shape = (self.signals[self.values[k].signal].channels,)
-        elif isinstance(op, GroupMax) and field:
+        elif isinstance(op, GroupMax) and field and op.shape[0] == 1:
             self.values[k], shape = self._maximum(k, op, x)
         elif isinstance(op, Group):
             gain = op.gain(2.0, self.xs[node.inputs[0]])
@@ -260,7 +260,7 @@ class _Layout:
         ]
         if any(a or b for a, b in reach) and not x.clean:
             raise Unfit("a padded convolution reads a field that no nonlinearity has made zero outside its support")
-        self._holds(x, tuple(n + max(pair) for n, pair in zip(x.extent, reach, strict=True)))
+        self._holds(x, tuple(max(n + max(pair), m * s) for n, pair, m, s in zip(x.extent, reach, out, g.stride, strict=True)))
         taps = list(product(*(range(k) for k in g.kernel)))
         offset = torch.tensor([[d * k - lo for k, d, (lo, _) in zip(tap, g.dilation, g.padding, strict=True)] for tap in taps])
         size, inside = op.weight.shape[:2]

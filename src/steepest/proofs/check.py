@@ -128,6 +128,9 @@ def _upper(nodes: Sequence[NodeLike], statement: Statement, reasons: list[str]) 
     except ValueError as error:
         reasons.append(str(error))
         return math.inf
+    except MemoryError:
+        reasons.append("The memory does not suffice to follow the argument.")
+        return math.inf
     if not proven <= statement.bound:
         reasons.append(f"The upper bound {statement.bound!r} is not proven: the checker proves {proven!r}.")
     return proven

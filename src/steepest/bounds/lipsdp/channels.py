@@ -20,6 +20,9 @@ from steepest.results import Domain, Step, UpperBound
 MARGIN = 1e-5
 """By how much the value is stated above what was computed; whoever proves it adds every rounding error, about so much in all."""
 
+LEAST = 1e-75
+"""What is stated at least: the checker's floor under variances, which underflow must not reach, proves nothing smaller."""
+
 
 @dataclass(frozen=True)
 class ChannelLipSDP:
@@ -69,7 +72,7 @@ class ChannelLipSDP:
             out, d, _ = TorusPropagation(system, entries=0).run([torch.log(x) for x in found], None, trace=False)
         except (Unfit, Infeasible) as error:
             return self._nothing(started, str(error) or "rounding leaves nothing to prove")
-        value = math.sqrt(torch.linalg.eigvalsh(out)[-1].clamp(min=0.0).item()) * (1.0 + MARGIN)
+        value = max(math.sqrt(torch.linalg.eigvalsh(out)[-1].clamp(min=0.0).item()) * (1.0 + MARGIN), LEAST)
         multipliers = 1.0 / torch.cat(d) if d else torch.zeros(0, dtype=torch.float64)
         steps = tuple(Step(p.node, {"multipliers": multipliers[p.first : p.last].reshape(p.shape).numpy()}) for p in system.parts)
         taken = time.perf_counter() - started

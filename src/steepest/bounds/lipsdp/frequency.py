@@ -78,6 +78,8 @@ def finer(a: Stride, b: Stride) -> Stride:
     """The stride of the finer of two fields; a vector is coarser than any."""
     if a is None or b is None:
         return b if a is None else a
+    if any(p % q for p, q in zip(a, b, strict=True)) and any(q % p for p, q in zip(a, b, strict=True)):
+        raise Unfit("fields of resolutions that do not divide one another are live together")
     return a if math.prod(a) <= math.prod(b) else b
 
 

@@ -15,7 +15,16 @@ from steepest.proofs.checker.fields import Map, Signal, Stage, Stride, Torus
 from steepest.proofs.checker.linear import NodeLike
 
 _ENTRIES = 2**25
-"""Numbers in the covariances of all live fields that are held at once."""
+"""Numbers in the covariances of all live fields that are held at once, where several coarse frequencies fit."""
+
+_MOST = 2**29
+"""Numbers in the covariances of one coarse frequency, beyond which a network is refused."""
+
+_CEILING = 2.0**200
+"""Weights, multipliers, and variances beyond it are refused, and multipliers below one over it."""
+
+_FLOOR = 2.0**-600
+"""Added to every variance after every step: more than the products that underflow (2^-1074 each) add up to below the ceiling."""
 
 
 def channels_prove(nodes: Sequence[NodeLike], boxes: Sequence[Box], steps: Mapping[int, Array]) -> float:
@@ -108,15 +117,18 @@ def _chunks(torus: Torus, coarse: tuple[int, ...], turns: Sequence[_Turn]) -> It
     live, most = {0}, 1
     for turn in turns:
         live.add(turn.signal)
+        vectors = sum(torus.signals[b].channels for b in live if torus.signals[b].stride is None)
         sizes = {}
         for b in live:
             stride = torus.signals[b].stride
             if stride is not None:
                 sizes[stride] = sizes.get(stride, 0) + torus.signals[b].channels
-        most = max(
-            [most, *(math.prod(n // s // c for n, s, c in zip(torus.period, k, coarse, strict=True)) * m * m for k, m in sizes.items())]
-        )
+        for stride, channels in sizes.items():
+            aliases = math.prod(n // s // c for n, s, c in zip(torus.period, stride, coarse, strict=True))
+            most = max(most, aliases * (channels**2 + 2 * channels * vectors))
         live -= {*turn.forgotten}
+    if most > _MOST:
+        raise ValueError(f"the covariances of one frequency hold more than {_MOST} numbers")
     step = max(1, _ENTRIES // most)
     for i in range(0, len(index), step):
         yield index[i : i + step], weight[i : i + step]
@@ -154,7 +166,7 @@ class _State:
         for b, more in by.items():
             n = more.shape[-1]
             diagonal = self.cov[b, b][..., range(n), range(n)]
-            self.cov[b, b][..., range(n), range(n)] = np.real(diagonal) * (1 + 2.0**-50) + count * more * (1 + slack(8))
+            self.cov[b, b][..., range(n), range(n)] = np.real(diagonal) * (1 + 2.0**-50) + count * more * (1 + slack(8)) + _FLOOR
 
     def follow(self, turns: Sequence[_Turn], stages: Sequence[Stage]) -> None:
         for turn in turns:
@@ -162,6 +174,9 @@ class _State:
                 self._know(turn.signal)
             else:
                 self._take(stages[turn.stage], turn.forgotten)
+            for b in self.live:
+                if not float(np.abs(np.diagonal(self.cov[b, b], axis1=-2, axis2=-1)).max(initial=0.0)) < _CEILING:
+                    raise ValueError("a signal's covariance is too large")
             self.cov = {p: c for p, c in self.cov.items() if p[0] not in turn.forgotten and p[1] not in turn.forgotten}
 
     # Linear maps.
@@ -210,6 +225,8 @@ class _State:
         if any(self.signals[s].stride != at for _, s in terms):
             raise ValueError("fields of several resolutions are added")
         symbols = [(*self._symbol(m, at), s) for m, s in terms]
+        if not all(float(most.max(initial=0.0)) < _CEILING for _, most, _, _ in symbols):
+            raise ValueError("weights are too large")
         halves: dict[int, Array] = {}
         for b in self.live:
             level = _finer(at, self.signals[b].stride)
@@ -232,12 +249,14 @@ class _State:
             n = self.signals[b].channels
             size = self._sum(reach**2, at, own) * (1 + slack(folds)) * (1 + len(halves)) if b == t else self.spread(b) ** 2
             diagonal = self.cov[b, b][..., range(n), range(n)]
-            self.cov[b, b][..., range(n), range(n)] = np.real(diagonal) * (1 + 2.0**-50) + off * n * size * (1 + slack(8))
+            self.cov[b, b][..., range(n), range(n)] = np.real(diagonal) * (1 + 2.0**-50) + off * n * size * (1 + slack(8)) + _FLOOR
 
     # Nonlinearities.
 
     def _take(self, stage: Stage, forgotten: Sequence[int]) -> None:
         v, n = stage.v, len(stage.radius)
+        if not all(((1 / _CEILING < t) & (t < _CEILING)).all() for t in (stage.t_v, stage.t_z)) or not float(stage.radius.max()) < _CEILING:
+            raise ValueError("multipliers or slopes are too large or too small")
         root = np.sqrt(1 / stage.t_v)
         lean = stage.middle / stage.radius
         scale = stage.radius / root
@@ -280,6 +299,8 @@ class _State:
 def _finer(a: Stride, b: Stride) -> Stride:
     if a is None or b is None:
         return a if b is None else b
+    if any(p % q for p, q in zip(a, b, strict=True)) and any(q % p for p, q in zip(a, b, strict=True)):
+        raise ValueError("fields of resolutions that do not divide one another are live together")
     return a if math.prod(a) <= math.prod(b) else b
 
 
@@ -309,7 +330,7 @@ def _inverse_above(p: Array) -> Array:
     margin = (1 - top) / 2
     # P's diagonal is below one, its entries below the products of their roots.
     rounding = slack(16) * n
-    while not definite((1 - margin) * np.eye(n) - p, rounding):
+    while not (margin > 0 and definite((1 - margin) * np.eye(n) - p, rounding)):
         margin /= 4
         if not margin > 1e-9:
             raise ValueError("the multipliers of a nonlinearity are too large for what it reads")

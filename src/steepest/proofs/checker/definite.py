@@ -17,7 +17,7 @@ def definite(matrices: Array, error: float) -> bool:
     """
     n = matrices.shape[-1]
     diagonal = np.real(np.diagonal(matrices, axis1=-2, axis2=-1))
-    if not np.isfinite(diagonal).all() or not math.isfinite(error):
+    if not np.isfinite(matrices).all() or not math.isfinite(error):
         return False
     shift = (
         2.0 * slack((2 if np.iscomplexobj(matrices) else 1) * n + 8) * float(np.abs(diagonal).sum(-1).max())

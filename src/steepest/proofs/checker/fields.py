@@ -15,6 +15,9 @@ from steepest.proofs.checker.linear import Linear, NodeLike, Shape, linear_part
 
 _LARGEST = 4096
 
+_PAIRED = 2**28
+"""Most numbers in the covariances of a pooling's entries, for maxima to be taken apart pair by pair."""
+
 Stride = tuple[int, ...] | None
 """Positions of the input's torus per step of a field, along each axis; None for a vector."""
 
@@ -163,7 +166,7 @@ class Torus:
             return _Value(self._restricted(v, low.ravel(), high.ravel(), self._multipliers(k)))
         if node.op in ("multiply", "matmul"):
             raise ValueError(f"node {k} is a product of branches")
-        if node.op == "group_max" and x.field:
+        if node.op == "group_max" and x.field and node.shape[0] == 1:
             return self._maximum(k, node, x)
         gain = groups.constant(node, 2.0, [1.0], [self.boxes[i] for i in node.inputs])
         v = self._vector(x, self.nodes[node.inputs[0]].shape)
@@ -234,7 +237,7 @@ class Torus:
             moved = self._between(x.signal, np.eye(channels)[:, :, None], np.array([offset]), unit)
             return _Value(moved, out, x.clean and whole)
         a = node.attributes
-        if node.op != "conv" or math.prod(node.shape[2:]) == 1 or any(m != "zeros" for m in a["modes"]):
+        if node.op != "conv" or math.prod(node.shape[2:]) == 1 or any(m != "zeros" for m in a.get("modes") or ()):
             return None
         w = node.arrays["weight"]
         out, starts = node.shape[2:], [lo for lo, _ in a["padding"]]
@@ -242,6 +245,7 @@ class Torus:
         self._reads_beyond(x, starts, [max(0, e - n + 1) for e, n in zip(last, x.extent, strict=True)])
         taps = list(itertools.product(*(range(k) for k in w.shape[2:])))
         places = np.array([[d * k - lo for k, d, lo in zip(tap, a["dilation"], starts, strict=True)] for tap in taps], dtype=np.int64)
+        self._holds(x, [m * s for m, s in zip(out, a["stride"], strict=True)])
         g = a["groups"]
         weight = np.zeros((g, w.shape[0] // g, g, w.shape[1], len(taps)))
         for i in range(g):
@@ -319,13 +323,17 @@ class Torus:
         places, step = [w[0] for w in found], found[0][1]
         out, coarse = node.shape[2:], tuple(a * b for a, b in zip(stride, step, strict=True))
         self._holds(x, [max(n, m * s) for n, m, s in zip(x.extent, out, step, strict=True)])
-        t = self._multipliers(k)
+        # A window of one entry leaves nothing to bound.
+        t = self._multipliers(k) if len(places) > 1 or k in self.left else np.zeros((0, channels))
         if t.shape == (channels,):
             # Squares of the maxima add up to at most those of the entries times the windows that each is in.
             gain = groups.constant(node, 2.0, [1.0], [self.boxes[i] for i in node.inputs])
             return _Value(self._contracted(x.signal, coarse, gain, t, t, together=False), out)
         if t.shape != (len(places) - 1, channels):
             raise ValueError(f"the multipliers of node {k} have a shape that fits no form of a maximum")
+        positions = math.prod(n // s for n, s in zip(self.period or self.least, coarse, strict=True))
+        if positions * (len(places) * channels) ** 2 > _PAIRED:
+            raise ValueError(f"the maxima of node {k} are too many to be taken pair by pair")
         unit, here, eye = (1,) * len(step), np.zeros((1, len(step)), dtype=np.int64), np.eye(channels)[:, :, None]
         entries = [self._between(x.signal, eye, np.array([p]), step) for p in places]
         plus, minus = Map(eye, eye, 0, here, unit), Map(-eye, eye, 0, here, unit)

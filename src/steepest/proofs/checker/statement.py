@@ -149,7 +149,10 @@ def _array(value: Any, where: str, shape: Shape, dtype: str = "float64") -> Arra
         raise Malformed(f"{where} is not valid base64.") from error
     if count > _LARGEST or len(raw) != 8 * count:
         raise Malformed(f"{where} does not hold {count} numbers.")
-    array = np.frombuffer(raw, dtype=np.dtype(dtype).newbyteorder("<")).astype(dtype).reshape(shape)
+    try:
+        array = np.frombuffer(raw, dtype=np.dtype(dtype).newbyteorder("<")).astype(dtype).reshape(shape)
+    except ValueError as error:
+        raise Malformed(f"{where} has a shape that no array has.") from error
     if np.isnan(array).any():
         raise Malformed(f"{where} holds NaN.")
     return array

@@ -23,10 +23,14 @@ def _source(nodes: Sequence[NodeLike], node: NodeLike) -> Shape:
 def _affine(nodes: Sequence[NodeLike], node: NodeLike, x: Box) -> Box:
     linear = linear_part(node, _source(nodes, node))
     assert linear is not None
-    if node.op in ("reshape", "permute"):
-        return x.moved(lambda t: linear.apply(t[None])[0])
-    y = image(x, lambda t: linear.apply(t[None])[0], lambda t: linear.apply(t[None], 0)[0], linear.terms)
     bias = linear.bias()
+    if node.op in ("reshape", "permute", "select"):
+        y = x.moved(lambda t: linear.apply(t[None])[0])
+        return y if bias is None else add(y, point(np.broadcast_to(bias, node.shape)))
+    if node.op == "scale":
+        y = multiply(x, point(np.broadcast_to(node.arrays["weight"], node.shape)))
+        return y if bias is None else add(y, point(np.broadcast_to(bias, node.shape)))
+    y = image(x, lambda t: linear.apply(t[None])[0], lambda t: linear.apply(t[None], 0)[0], linear.terms)
     return y if bias is None else add(y, point(np.broadcast_to(bias, node.shape)))
 
 
