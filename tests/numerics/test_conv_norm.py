@@ -117,8 +117,10 @@ FEW = {
 }
 
 
+@pytest.mark.parametrize("few", [0, 10**6], ids=["by frequencies", "directly"])
 @pytest.mark.parametrize("name", FEW)
-def test_few_positions_with_many_channels(name, monkeypatch):
+def test_few_positions_with_many_channels(name, few, monkeypatch):
+    monkeypatch.setattr(deflation, "_FEW", few)
     weight, size, stride, pad = FEW[name]
     dims = weight.ndim - 2
     op = conv(weight, (size,) * dims, (stride,) * dims, ((pad, pad),) * dims, (1,) * dims)
@@ -144,6 +146,11 @@ def test_the_deflated_matrix_is_as_definite_as_is_said(name):
     gram = applied.gram(torch.diag(applied.there.flatten()))
     true = torch.linalg.matrix_norm(matrix(conv(weight, (size,) * dims, geometry.stride, geometry.padding, geometry.dilation)), 2).item()
     assert math.sqrt(torch.linalg.eigvalsh(gram)[-1].item()) * laid.unit == pytest.approx(true, rel=1e-9)
+    direct = deflation._Direct(weight / laid.unit, laid.grams.torus, laid.grams.of_outputs)
+    torch.testing.assert_close(direct.gram(torch.diag(applied.there.flatten())), gram, rtol=0.0, atol=1e-11 * gram.abs().max().item())
+    x = normal(applied.size, 3) * applied.there.reshape(-1, 1)
+    off = (direct.gram(x) - applied.gram(x)).norm() / x.norm()
+    assert off <= direct.rounding(weight / laid.unit) + applied.rounding(weight / laid.unit)
     tau = (true / laid.unit) ** 2
     channels = len(weight) if laid.grams.of_outputs else weight.shape[1]
     found = deflation._directions(laid.grams, channels, 0.98 * tau, 1e-3 * tau)
@@ -151,6 +158,27 @@ def test_the_deflated_matrix_is_as_definite_as_is_said(name):
     h = tau * torch.eye(applied.size, dtype=torch.float64) - gram + found.columns @ found.columns.T
     assert torch.linalg.eigvalsh(h)[0].item() >= tau - found.proven_cut - found.error
     assert found.error < 1e-9 * tau
+
+
+@pytest.mark.parametrize("name", ["square", "stride"])
+def test_block_conjugate_gradients_say_what_they_leave(name):
+    weight, size, stride, pad = FEW[name]
+    geometry = ConvGeometry((3, 3), (stride,) * 2, (1, 1), ((pad, pad),) * 2, (size, size))
+    laid = lay(weight, geometry, 1)
+    applied = deflation._OnTorus.of(laid, weight)
+    true = torch.linalg.matrix_norm(matrix(conv(weight, (size, size), geometry.stride, geometry.padding, (1, 1))), 2).item()
+    tau = (1.0009 * true / laid.unit) ** 2
+    found = deflation._directions(laid.grams, len(weight), 0.98 * tau, 2e-3 * tau)
+    assert found is not None
+    f, least = found.columns, tau - found.proven_cut - found.error
+    z = deflation._solve(applied.single(), f, math.sqrt(tau), least)
+    assert z is not None
+    z = z.double()
+    r = f - tau * z + applied.gram(z) - f @ (f.T @ z)
+    inside = f.T @ z + z.T @ r
+    assert torch.linalg.eigvalsh((inside + inside.T) / 2 + r.T @ r / least)[-1] < 1.0 - 3e-4
+    # Below the norm there is nothing to be found.
+    assert deflation._solve(applied.single(), f, math.sqrt(0.997 * tau), 0.997 * tau - found.proven_cut - found.error) is None
 
 
 def test_symbols_are_those_of_the_circulant_matrix():

@@ -30,7 +30,8 @@ def proves_semidefinite(matrix: Tensor, error: Tensor | float = 0.0) -> Tensor:
     slack = gamma((4 if matrix.is_complex() else 1) * (n + 8))
     trace = diagonal.abs().sum(-1) * (1.0 + gamma(n))
     shift = (2.0 * slack * trace + error) * (1.0 + slack) + n * TINY
-    shifted = matrix - torch.diag_embed(shift[..., None].expand(diagonal.shape)).to(matrix.dtype)
+    shifted = matrix.clone()
+    shifted.diagonal(dim1=-2, dim2=-1).sub_(shift[..., None])
     _, info = torch.linalg.cholesky_ex(shifted)
     return (info == 0) & torch.isfinite(trace) & (diagonal >= shift[..., None]).all(-1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +11,15 @@ from torch import Tensor
 
 from steepest.numerics.definite import proves_semidefinite
 from steepest.numerics.rounding import gamma
-from steepest.numerics.torus import ConvGeometry, Grams, symbols
-from steepest.numerics.torus_norm import Laid, chunks, top_eigenvalues
+from steepest.numerics.torus import ConvGeometry, Grams, Torus, symbols
+from steepest.numerics.torus_norm import Laid, chunks
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-_PRECISION = 9.5e-4
+_PRECISION = 9.7e-4
 _MOST_DIRECTIONS = 1024
+_FEW = 24
+_ENTRIES = 2**27
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,12 @@ class _OnTorus:
     """``B'B`` for a convolution B of one group or its adjoint, whichever starts on the torus's smaller side, through its symbols.
 
     Vectors are columns ``[positions * side, count]``; ``side`` is the channels, of every phase where these are inputs. Half of the
-    frequencies are kept, so twice the real part of each is taken but of those that are their own opposite.
+    frequencies are kept, so twice the real part of each is taken but of those that are their own opposite. A complex S is the real
+    matrix of its real and imaginary parts.
 
     Args:
-        symbol: ``[frequencies, other side, side]``.
-        into: ``[2 frequencies, positions]``, cosines and minus sines.
+        symbol: ``[frequencies, 2 other side, 2 side]``.
+        into: ``[2 frequencies, positions]``, cosine and minus sine of each frequency.
         across: ``[2 frequencies, other positions]``, the same of the other side.
         weights: ``[2 frequencies, 1]``: of each frequency over their number, twice.
         there: ``[positions, side]``: zero where the operator has no entry.
@@ -47,15 +50,20 @@ class _OnTorus:
     def of(laid: Laid, weight: Tensor) -> _OnTorus:
         """For the kernel as it is laid."""
         torus, of_outputs = laid.grams.torus, laid.grams.of_outputs
-        symbol = symbols(torus, weight / laid.unit, torus.frequencies)[:, 0]
-        symbol = symbol.mH.contiguous() if of_outputs else symbol
+        found = symbols(torus, weight / laid.unit, torus.frequencies)[:, 0]
+        found = found.mH if of_outputs else found
+        count, rows, inner = found.shape
+        symbol = torch.empty(count, 2, rows, 2, inner, dtype=torch.float64)
+        symbol[:, 0, :, 0] = symbol[:, 1, :, 1] = found.real
+        symbol[:, 1, :, 0] = found.imag
+        torch.neg(found.imag, out=symbol[:, 0, :, 1])
         sides = []
         for outputs in (of_outputs, not of_outputs):
             cosine, sine = torus.waves(torus.frequencies, torus.positions(outputs))
             channels = len(weight) if outputs else weight.shape[1]
-            sides.append((torch.cat([cosine, -sine]), torus.there(outputs).repeat_interleave(channels, 1)))
-        weights = (torus.multiplicity(torus.frequencies) / math.prod(torus.periods)).repeat(2)[:, None]
-        return _OnTorus(symbol, sides[0][0], sides[1][0], weights, sides[0][1], sides[1][1])
+            sides.append((torch.stack([cosine, -sine], 1).flatten(0, 1), torus.there(outputs).repeat_interleave(channels, 1)))
+        weights = (torus.multiplicity(torus.frequencies) / math.prod(torus.periods)).repeat_interleave(2)[:, None]
+        return _OnTorus(symbol.flatten(3).flatten(1, 2), sides[0][0], sides[1][0], weights, sides[0][1], sides[1][1])
 
     @property
     def size(self) -> int:
@@ -64,37 +72,91 @@ class _OnTorus:
 
     def single(self) -> _OnTorus:
         """The same in float32."""
-        return _OnTorus(*(getattr(self, f.name).to(torch.complex64 if f.name == "symbol" else torch.float32) for f in fields(self)))
+        return _OnTorus(*(getattr(self, f.name).to(torch.float32) for f in fields(self)))
 
     def gram(self, x: Tensor) -> Tensor:
         """``B'B x``."""
-        columns, half = x.shape[1], len(self.symbol)
-        waves = (self.into @ x.reshape(self.into.shape[1], -1)).reshape(2 * half, -1, columns)
-        image = self.symbol @ torch.complex(waves[:half], waves[half:])
-        found = self._cut(self.across, image.real, image.imag, self.opposite)
-        # S^H x is the conjugate of S' times the conjugate of x, and S' costs nothing.
-        waves = (self.across @ found).reshape(2 * half, -1, columns)
-        image = self.symbol.mT @ torch.complex(waves[:half], -waves[half:])
-        return self._cut(self.into, image.real, -image.imag, self.there).reshape(-1, columns)
+        found = self._pass(self.into, self.symbol, self.across, self.opposite, x)
+        return self._pass(self.across, self.symbol.mT, self.into, self.there, found)
 
-    def _cut(self, waves: Tensor, real: Tensor, imaginary: Tensor, there: Tensor) -> Tensor:
-        """Back to positions, of which those outside the operator become zero."""
-        parts = (torch.cat([real, imaginary]).flatten(1)).mul_(self.weights)
-        found = waves.T @ parts
+    def _pass(self, into: Tensor, symbol: Tensor, back: Tensor, there: Tensor, x: Tensor) -> Tensor:
+        """To frequencies, through the symbols and back to positions, of which those outside the operator become zero."""
+        columns = x.shape[1]
+        image = symbol @ (into @ x.reshape(into.shape[1], -1)).reshape(len(symbol), -1, columns)
+        found = (self.weights * back).T @ image.reshape(len(back), -1)
         if not there.all():
-            found = (found.reshape(*there.shape, -1) * there[:, :, None]).reshape(len(found), -1)
-        return found
+            found = found.reshape(*there.shape, columns) * there[:, :, None]
+        return found.reshape(-1, columns)
 
     def rounding(self, weight: Tensor) -> float:
-        """Bound of what ``gram`` in complex128 is off by, per unit of the Frobenius norm of x.
+        """Bound of what ``gram`` in float64 is off by, per unit of the Frobenius norm of x.
 
         With N positions on the torus and M the Frobenius norm of ``sum_k |K_k|``: waves are within ``gamma N |x|``, images within
         ``gamma N M |x|``, and sums of at most 2 / N times those over N frequencies within ``4 gamma N M |x|``; B itself is at most M.
         """
-        mass = weight.abs().flatten(2).sum(2).norm().item() * (1.0 + gamma(weight.numel()))
         around = max(len(self.into), self.into.shape[1], self.across.shape[1])
         terms = 4 * around + 4 * max(self.symbol.shape[1:]) + weight[0, 0].numel() + 256
-        return 16.0 * gamma(terms) * around * mass**2
+        return 16.0 * gamma(terms) * around * _mass(weight) ** 2
+
+
+@dataclass(frozen=True)
+class _Direct:
+    """The same by convolutions, which take less for few columns.
+
+    Args:
+        weight: the kernel.
+        torus: which orders the entries of a column.
+        of_outputs: whether columns are outputs.
+    """
+
+    weight: Tensor
+    torus: Torus
+    of_outputs: bool
+
+    def single(self) -> _Direct:
+        """The same in float32."""
+        return replace(self, weight=self.weight.to(torch.float32))
+
+    def gram(self, x: Tensor) -> Tensor:
+        """``B'B x``."""
+        g, columns = self.torus.geometry, x.shape[1]
+        if self.of_outputs:
+            images = x.reshape(*g.out_size, -1, columns).movedim((-1, -2), (0, 1))
+            return self._forward(self._backward(images)).movedim((0, 1), (-1, -2)).reshape(-1, columns)
+        lengths = self.torus.lengths(False)
+        whole = [n * s for n, s in zip(lengths, g.stride, strict=True)]
+        phases = [(..., *(slice(r, None, s) for r, s in zip(phase, g.stride, strict=True))) for phase in self.torus.phases]
+        entries = x.reshape(*lengths, len(phases), -1, columns).movedim((-3, -1, -2), (0, 1, 2))
+        images = x.new_zeros(columns, self.weight.shape[1], *whole)
+        for phase, entry in zip(phases, entries, strict=True):
+            images[phase] = entry
+        inside = (..., *(slice(n) for n in g.size))
+        found = torch.zeros_like(images)
+        found[inside] = self._backward(self._forward(images[inside]))
+        return torch.stack([found[phase] for phase in phases]).movedim((0, 1, 2), (-3, -1, -2)).reshape(-1, columns)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        g = self.torus.geometry
+        x = F.pad(x, [p for pair in reversed(g.padding) for p in pair])
+        return _CONV[len(g.kernel)](x, self.weight, None, g.stride, 0, g.dilation)
+
+    def _backward(self, y: Tensor) -> Tensor:
+        g = self.torus.geometry
+        x = _CONV_TRANSPOSE[len(g.kernel)](y, self.weight, None, g.stride, 0, 0, 1, g.dilation)
+        sizes = zip(g.size, g.padding, x.shape[2:], strict=True)
+        return F.pad(x, [p for n, (lo, _), got in reversed(list(sizes)) for p in (-lo, n + lo - got)])
+
+    def rounding(self, weight: Tensor) -> float:
+        """Bound of what ``gram`` in float64 is off by, per unit of the Frobenius norm of x.
+
+        Each pass sums products, so it is within ``gamma |B| |x|`` entry by entry, and the norm of ``|B|`` is at most M.
+        """
+        return 4.0 * gamma(weight[0, 0].numel() * max(weight.shape[:2]) + 16) * _mass(weight) ** 2
+
+
+def _mass(weight: Tensor) -> float:
+    """Frobenius norm of ``sum_k |K_k|``, which no norm of the convolution exceeds."""
+    return weight.abs().flatten(2).sum(2).norm().item() * (1.0 + gamma(weight.numel()))
 
 
 def deflated_norm_above(weight: Tensor, geometry: ConvGeometry, laid: Laid) -> float | None:
@@ -117,7 +179,8 @@ def deflated_norm_above(weight: Tensor, geometry: ConvGeometry, laid: Laid) -> f
         laid: the convolution on its torus.
     """
     torus = laid.norm / laid.unit
-    tau = _norm_estimate(weight / laid.unit, geometry, torus / (1.0 + _PRECISION)) * (1.0 + _PRECISION)
+    direct = _Direct(weight / laid.unit, laid.grams.torus, laid.grams.of_outputs)
+    tau = _norm_estimate(direct.single(), torus / (1.0 + _PRECISION)) * (1.0 + _PRECISION)
     if not 0.0 < tau < torus:
         return None
     # The further c is below tau, the fewer steps for each direction and the more directions.
@@ -130,35 +193,36 @@ def deflated_norm_above(weight: Tensor, geometry: ConvGeometry, laid: Laid) -> f
     least = (tau * tau - found.proven_cut) * (1.0 - gamma(4)) - found.error
     if least <= 0.0:
         return None
-    exact = _OnTorus.of(laid, weight)
+    if not found.columns.shape[1]:
+        return tau * laid.unit * (1.0 + gamma(4))
+    torus_entries = 4 * len(laid.grams.torus.frequencies) * len(weight) * len(laid.grams.torus.phases) * weight.shape[1]
+    exact = direct if found.columns.shape[1] <= _FEW or torus_entries > _ENTRIES else _OnTorus.of(laid, weight)
     solved = _solve(exact.single(), found.columns, tau, least)
     if solved is None or not _proves(exact, exact.rounding(weight / laid.unit), found.columns, solved, tau, least):
         return None
     return tau * laid.unit * (1.0 + gamma(4))
 
 
-def _norm_estimate(weight: Tensor, geometry: ConvGeometry, enough: float, steps: int = 60) -> float:
+def _norm_estimate(inner: _Direct, enough: float, most: int = 60) -> float:
     """From below, by Lanczos' method in float32; it stops where ``enough`` is reached."""
-    w, g, dims = weight.to(torch.float32), geometry, len(geometry.kernel)
-    generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(1, weight.shape[1], *g.size, generator=generator)
+    outputs = inner.of_outputs
+    there = inner.torus.there(outputs).repeat_interleave(inner.weight.shape[0 if outputs else 1], 1).to(torch.float32).reshape(-1, 1)
+    vector = torch.randn(there.shape, generator=torch.Generator().manual_seed(0)) * there
     vector, before, beta, diagonal, off = vector / vector.norm(), torch.zeros_like(vector), 0.0, [], []
     norm = 0.0
-    for step in range(min(steps, vector.numel())):
-        image = _CONV[dims](F.pad(vector, [p for pair in reversed(g.padding) for p in pair]), w, None, g.stride, 0, g.dilation)
-        image = _CONV_TRANSPOSE[dims](image, w, None, g.stride, 0, 0, 1, g.dilation)
-        pads = [p for n, (lo, _), got in reversed(list(zip(g.size, g.padding, image.shape[2:], strict=True))) for p in (-lo, n + lo - got)]
-        image = F.pad(image, pads)
+    for step in range(min(most, vector.numel())):
+        image = inner.gram(vector)
         alpha = (vector * image).sum().item()
         image = image - alpha * vector - beta * before
         beta = image.norm().item()
         diagonal.append(alpha)
         off.append(beta)
-        if step % 6 == 5 or step == steps - 1 or beta <= 1e-6 * diagonal[0]:
+        ended = beta <= 1e-6 * diagonal[0]
+        if step % 4 == 3 or step == most - 1 or ended:
             bands = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
             bands = bands + torch.diag(torch.tensor(off[:-1], dtype=torch.float64), -1)
             norm = math.sqrt(max(0.0, torch.linalg.eigvalsh(bands)[-1].item()))
-            if norm >= enough or beta <= 1e-6 * diagonal[0]:
+            if norm >= enough or ended:
                 break
         before, vector = vector, image / beta
     return norm
@@ -178,9 +242,10 @@ def _directions(grams: Grams, channels: int, cut: float, room: float) -> _Direct
     for part, gram in chunks(grams, torch.complex128):
         gram = gram if grams.of_outputs else gram.conj().resolve_conj()
         trace = gram.diagonal(dim1=1, dim2=2).real.sum(1).max().item()
-        start = torch.randn(1, grams.side, generator=torch.Generator().manual_seed(1)).to(torch.complex64).expand(len(gram), -1)
-        high = (top_eigenvalues(gram.to(torch.complex64), start, 20)[0] > 0.985 * cut).nonzero()[:, 0]
         gram.neg_().diagonal(dim1=1, dim2=2).add_(cut + room)
+        single = gram.to(torch.complex64)
+        single.diagonal(dim1=1, dim2=2).sub_(0.5 * room)
+        high = (torch.linalg.cholesky_ex(single)[1] != 0).nonzero()[:, 0]
         for few in high.split(16):
             values, vectors = _top_space(gram[few].neg_(), cut, room)
             factor = vectors * (values - cut).clamp(min=0.0).sqrt()[:, None]
@@ -205,51 +270,76 @@ def _directions(grams: Grams, channels: int, cut: float, room: float) -> _Direct
     return _Directions(columns, (cut + room) * (1.0 + gamma(4)), 4.0 * gamma(64) * frobenius**2)
 
 
-def _top_space(negative: Tensor, cut: float, room: float) -> tuple[Tensor, Tensor]:
+def _top_space(negative: Tensor, cut: float, room: float, width: int = 12) -> tuple[Tensor, Tensor]:
     """Approximate eigenvalues and orthonormal vectors at the top of the spectrum of G, given ``G - (c^2 + room) I``."""
     m, top = negative.shape[-1], cut + room
-    if m <= 64:
+    if m <= max(64, 2 * width):
         values, vectors = torch.linalg.eigh(negative)
         return values + top, vectors
     single = negative.to(torch.complex64)
-    basis = torch.randn(1, m, 20, generator=torch.Generator().manual_seed(2)).to(torch.complex64).expand(len(single), -1, -1)
+    basis = torch.randn(1, m, width, generator=torch.Generator().manual_seed(2)).to(torch.complex64).expand(len(single), -1, -1)
     # Chebyshev polynomials are at most one on [0, 0.95 c^2] and grow fastest above.
     half = 0.5 * 0.95 * cut
+    single = single / half
+    single.diagonal(dim1=1, dim2=2).add_(top / half - 1.0)
     for _ in range(2):
-        before, now = basis, (single @ basis) / half + (top / half - 1.0) * basis
+        before, now = basis, single @ basis
         for _ in range(9):
-            before, now = now, 2.0 * ((single @ now) / half + (top / half - 1.0) * now) - before
+            before, now = now, torch.baddbmm(before, single, now, beta=-1.0, alpha=2.0)
         basis = torch.linalg.qr(now).Q
     wide = torch.linalg.qr(basis.to(torch.complex128)).Q
     values, turn = torch.linalg.eigh(wide.mH @ (negative @ wide))
-    return values + top, wide @ turn
+    values = values + top
+    # A third of the space in hand, or there may be more.
+    if (values[:, width // 3] > cut).any():
+        return _top_space(negative, cut, room, 3 * width)
+    return values, wide @ turn
 
 
-def _solve(inner: _OnTorus, columns: Tensor, tau: float, least: float, most: int = 60) -> Tensor | None:
-    """``Z`` with ``H Z = F`` about, by conjugate gradients in float32, until the residual is small beside the room there is."""
+def _solve(inner: _OnTorus | _Direct, columns: Tensor, tau: float, least: float, most: int = 30) -> Tensor | None:
+    """``Z`` with ``H Z = F`` about, in float32, until ``T = F'Z + Z'R + R'R / least <= I``.
+
+    T is ``F' H^-1 F`` and the square of the error of Z in the inner product ``<X, Y> = X' H (H / least - I) Y``. Block conjugate
+    gradients in this inner product make it least over the block Krylov space; each step takes from T what it takes from the error.
+    """
     f = columns.to(torch.float32)
-    z, residual = torch.zeros_like(f), f.clone()
-    direction, energy = residual.clone(), residual.square().sum(0)
-    for step in range(most):
-        image = tau * tau * direction - inner.gram(direction) + f @ (f.T @ direction)
-        length = energy / (direction * image).sum(0).clamp(min=1e-30)
-        z += length * direction
-        residual -= length * image
-        new = residual.square().sum(0)
-        if step % 2 == 1:
-            inside = f.T @ z + z.T @ residual
-            room = 1.0 - torch.linalg.eigvalsh(0.5 * (inside + inside.T).double())[-1].item()
-            if room <= 0.0:
-                return None
-            left = torch.linalg.matrix_norm((residual.T @ residual).double(), 2).item() / least
-            if left < 0.4 * room:
-                return z
-        direction = residual + (new / energy.clamp(min=1e-30)) * direction
-        energy = new
+
+    def h(x: Tensor) -> Tensor:
+        return torch.add(inner.gram(x).neg_().add_(x, alpha=tau * tau), f @ (f.T @ x))
+
+    z, residual, direction, image = torch.zeros_like(f), f.clone(), f, h(f)
+    total, before = (f.T @ f).double() / least, math.inf
+    for _ in range(most):
+        # Times least: <D, D> and <D, Z - Z*>, of which only D, H D and the residual are known.
+        inverse = _pseudo_inverse(image.T @ image - least * (direction.T @ image))
+        beside = image.T @ residual - least * (direction.T @ residual)
+        along = inverse @ beside
+        z.addmm_(direction, along)
+        total -= (beside.T @ along).double() / least
+        top = torch.linalg.eigvalsh(0.5 * (total + total.T))[-1].item() if total.isfinite().all() else math.inf
+        if top < 1.0 - 5e-4:
+            return z
+        if not top < 0.999 * before:
+            return None
+        before = top
+        residual.addmm_(image, along, alpha=-1.0)
+        turned = h(residual)
+        back = inverse @ (image.T @ turned - least * (direction.T @ turned))
+        direction, image = torch.addmm(residual, direction, back, alpha=-1.0), turned.addmm_(image, back, alpha=-1.0)
     return None
 
 
-def _proves(inner: _OnTorus, rounding: float, f: Tensor, solved: Tensor, tau: float, least: float) -> bool:
+def _pseudo_inverse(matrix: Tensor) -> Tensor:
+    """Of a semidefinite matrix in float32, scaled to a diagonal of ones."""
+    wide = 0.5 * (matrix + matrix.T).double()
+    scale = wide.diagonal().clamp(min=1e-60).rsqrt()
+    values, vectors = torch.linalg.eigh(scale[:, None] * wide * scale)
+    inverse = torch.where(values > 1e-6 * values[-1], 1.0 / values, 0.0)
+    vectors = scale[:, None] * vectors
+    return ((vectors * inverse) @ vectors.T).to(matrix.dtype)
+
+
+def _proves(inner: _OnTorus | _Direct, rounding: float, f: Tensor, solved: Tensor, tau: float, least: float) -> bool:
     """Whether ``I - F'Z - Z'R - R'R / least`` is semidefinite, with every rounding accounted for."""
     z = solved.to(torch.float64)
     along = f.T @ z

@@ -49,18 +49,18 @@ def lay(weight: Tensor, geometry: ConvGeometry, groups: int) -> Laid:
     if peak == 0.0 or not len(plain.torus.frequencies):
         return Laid(plain, unit, 0.0)
     value, peaks = _peaks(plain)
-    best, least = plain, value
     free = [a for a in range(dims) if geometry.mode(a) == "zeros" or geometry.padding[a] == (0, 0)]
+    twists = []
     for turned in itertools.product((0.0, 0.5), repeat=len(free)):
         twist = [0.0] * dims
         for a, t in zip(free, turned, strict=True):
             twist[a] = t
-        if any(twist):
-            other = replace(plain, torus=Torus(geometry, periods, tuple(twist)))
-            value = _near(other, peaks)
-            if value < least:
-                best, least = other, value
-    return Laid(best, unit, math.sqrt(max(least, 0.0)) * unit)
+        twists.append(tuple(twist))
+    rough = [value, *_near(plain, twists[1:], peaks, 5)]
+    least = min(range(len(twists)), key=rough.__getitem__)
+    best = replace(plain, torus=Torus(geometry, periods, twists[least]))
+    value = _near(plain, [twists[least]], peaks, 12)[0] if least else value
+    return Laid(best, unit, math.sqrt(max(value, 0.0)) * unit)
 
 
 def torus_norm_above(laid: Laid) -> float:
@@ -133,16 +133,21 @@ def _peaks(grams: Grams) -> tuple[float, list[tuple[Tensor, Tensor]]]:
     return value.max().item(), [(at[k], vector[k]) for k in chosen]
 
 
-def _near(grams: Grams, peaks: list[tuple[Tensor, Tensor]]) -> float:
-    """The largest eigenvalue at the frequencies next to given peaks, estimated."""
-    groups, at, starts = grams.correlations.shape[1], [], []
-    for frequency, vector in peaks:
-        sides = [(f,) if t == 0.0 else (f - 1, f + 1) for f, t in zip(frequency.tolist(), grams.torus.twist, strict=True)]
-        near = list(itertools.product(*sides))
-        at += near
-        starts += [vector] * (len(near) * groups)
+def _near(grams: Grams, twists: list[tuple[float, ...]], peaks: list[tuple[Tensor, Tensor]], steps: int) -> list[float]:
+    """For each of several twists the largest eigenvalue at the frequencies next to given peaks, estimated."""
+    if not twists:
+        return []
+    groups, at, starts, counts = grams.correlations.shape[1], [], [], []
+    for twist in twists:
+        before = len(starts)
+        for frequency, vector in peaks:
+            near = list(itertools.product(*((f,) if t == 0.0 else (f - 1, f + 1) for f, t in zip(frequency.tolist(), twist, strict=True))))
+            at += near
+            starts += [vector] * (len(near) * groups)
+        counts.append(len(starts) - before)
     gram = grams.at(torch.tensor(at), torch.complex64)
-    return top_eigenvalues(gram, torch.stack(starts), 12)[0].max().item()
+    values = top_eigenvalues(gram, torch.stack(starts), steps)[0]
+    return [v.max().item() for v in values.split(counts)]
 
 
 def _below(gram: Tensor, tau_sq: float, error: float) -> Tensor:

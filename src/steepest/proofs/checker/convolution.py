@@ -11,7 +11,7 @@ import numpy as np
 from steepest.proofs.checker.box import Array, slack
 from steepest.proofs.checker.definite import matrix_norm_at_most
 from steepest.proofs.checker.residual import settled_at_most
-from steepest.proofs.checker.torus import Window, turned
+from steepest.proofs.checker.torus import Circles, Window, turned
 
 _MATRIX = 2**24
 _SIDES = (256, 1536)
@@ -39,12 +39,14 @@ def convolution_norm_at_most(kernel: Array, windows: Sequence[Window], claim: fl
         return _norm_above(kernel, windows) <= claim
     if _small(kernel, windows, _SIDES[0]):
         return _matrices_at_most(kernel, windows, claim)
-    circles = turned(windows, kernel)
-    if any(c.at_most(claim) for estimate, c in circles if estimate <= claim * claim):
-        return True
+    estimates = []
+    for circles in turned(windows, kernel):
+        estimates.append((circles.estimate(), circles))
+        if estimates[-1][0] <= claim * claim and circles.at_most(claim):
+            return True
     # Circles of 40 positions and more are within 1e-3 of the norm: what they do not prove is not worth the work.
     few = len(kernel) == 1 and not any(w.copies for w in windows) and min(w.circle for w in windows) < 40
-    return few and settled_at_most(circles[0][1], claim)
+    return few and settled_at_most(min(estimates, key=lambda pair: pair[0])[1], claim)
 
 
 def _small(kernel: Array, windows: Sequence[Window], side: int) -> bool:
@@ -88,7 +90,7 @@ def _proven(matrix: Array) -> float:
 def _circles_above(kernel: Array, windows: Sequence[Window]) -> float:
     """A proven bound by circles: a guess, raised until it is proven."""
     best = math.inf
-    for _, circles in turned(windows, kernel)[:2]:
+    for circles in sorted(turned(windows, kernel), key=Circles.estimate)[:2]:
         top = 0.0
         for part in circles.chunks():
             top = max(top, float(np.linalg.eigvalsh(circles.grams(part)[0])[:, -1].max(initial=0.0)))

@@ -9,10 +9,26 @@ import numpy as np
 
 from steepest.proofs.checker.box import Array, slack
 from steepest.proofs.checker.definite import definite
-from steepest.proofs.checker.torus import Circles
+from steepest.proofs.checker.torus import Circles, tops
 
 _SHARE = 0.01
 _MOST = 1024
+
+
+def _places(circles: Circles, outputs: bool) -> Array:
+    """Positions on the circles, ``[count, d]``."""
+    lengths = [w.narrow if outputs else w.length for w in circles.windows]
+    return np.array(list(itertools.product(*(range(n) for n in lengths))), dtype=np.int64).reshape(-1, len(lengths))
+
+
+def _mask(circles: Circles, outputs: bool) -> Array:
+    """``[positions, channels of that side]``: which entries the operator has."""
+    places = _places(circles, outputs)
+    if outputs:
+        return np.ones((len(places), circles.kernel.shape[1]))
+    strides, sizes = np.array([w.stride for w in circles.windows]), np.array([w.wide for w in circles.windows])
+    there = (places[:, None] * strides + np.array(circles.used) < sizes).all(-1)
+    return np.repeat(there.astype(np.float64), circles.kernel.shape[2], 1)
 
 
 class _Operator:
@@ -24,7 +40,7 @@ class _Operator:
         symbol = circles.symbols(f)[:, 0]
         self.symbol = symbol if circles.flipped else np.conj(symbol.swapaxes(1, 2))
         self.near, self.far = (self._waves(f, outputs) for outputs in (not circles.flipped, circles.flipped))
-        self.here, self.there = (self.mask(outputs) for outputs in (not circles.flipped, circles.flipped))
+        self.here, self.there = (_mask(circles, outputs) for outputs in (not circles.flipped, circles.flipped))
         alone = (f[:, 0] == 0) | (f[:, 0] == circles.windows[0].circle)
         self.weight = np.where(alone, 1.0, 2.0) / math.prod(w.circle for w in circles.windows)
         if single:
@@ -33,23 +49,9 @@ class _Operator:
                 x.astype(np.float32) for x in (self.near, self.far, self.here, self.there, self.weight)
             )
 
-    def places(self, outputs: bool) -> Array:
-        """Positions on the circles, ``[count, d]``."""
-        lengths = [w.narrow if outputs else w.length for w in self.circles.windows]
-        return np.array(list(itertools.product(*(range(n) for n in lengths))), dtype=np.int64).reshape(-1, len(lengths))
-
     def _waves(self, f: Array, outputs: bool) -> Array:
-        waves = self.circles.phase(f, self.places(outputs))
+        waves = self.circles.phase(f, _places(self.circles, outputs))
         return np.concatenate([np.real(waves), -np.imag(waves)])
-
-    def mask(self, outputs: bool) -> Array:
-        """``[positions, channels of that side]``: which entries the operator has."""
-        places, c = self.places(outputs), self.circles
-        if outputs:
-            return np.ones((len(places), c.kernel.shape[1]))
-        strides, sizes = np.array([w.stride for w in c.windows]), np.array([w.wide for w in c.windows])
-        there = (places[:, None] * strides + np.array(c.used) < sizes).all(-1)
-        return np.repeat(there.astype(np.float64), c.kernel.shape[2], 1)
 
     def __call__(self, x: Array) -> Array:
         r, half = x.shape[1], len(self.symbol)
@@ -100,7 +102,7 @@ def _directions(circles: Circles, cut: float, room: float) -> tuple[Array, float
     for part in circles.chunks():
         gram, off = circles.grams(part)
         trace = float(np.real(np.trace(gram, axis1=1, axis2=2)).max())
-        for i in np.flatnonzero(_tops(gram) > 0.985 * cut):
+        for i in np.flatnonzero(tops(gram, 20) > 0.985 * cut):
             values, vectors = _top_space(gram[i], cut)
             y = vectors[:, values > cut] * np.sqrt(values[values > cut] - cut)
             gram[i] -= y @ np.conj(y.T)
@@ -115,36 +117,15 @@ def _directions(circles: Circles, cut: float, room: float) -> tuple[Array, float
     if not factors:
         return np.zeros((0, 0)), 0.0
     f, y = np.array(frequencies), np.array(factors)
-    operator = _Operator(circles, single=True)
     outputs = not circles.flipped
-    waves = circles.phase(f, operator.places(outputs))
+    waves = circles.phase(f, _places(circles, outputs))
     alone = (f[:, 0] == 0) | (f[:, 0] == circles.windows[0].circle)
     share = np.sqrt(np.where(alone, 1.0, 2.0) / math.prod(w.circle for w in circles.windows))
     values = waves.T[:, None, :] * y.T * share
-    columns = np.concatenate([np.real(values), np.imag(values)], 2) * operator.mask(outputs)[:, :, None]
+    columns = np.concatenate([np.real(values), np.imag(values)], 2) * _mask(circles, outputs)[:, :, None]
     columns = columns.reshape(-1, columns.shape[2])
     columns = columns[:, np.abs(columns).max(0) > 0]
     return columns, 8 * slack(64) * float((columns**2).sum()) * (1 + slack(columns.size))
-
-
-def _tops(gram: Array, steps: int = 20) -> Array:
-    """Estimates of the largest eigenvalues, by Lanczos' method."""
-    g = gram.astype(np.complex64)
-    v = np.repeat(np.random.default_rng(1).normal(size=(1, g.shape[1])).astype(np.complex64), len(g), 0)
-    v /= np.linalg.norm(v, axis=1, keepdims=True)
-    before, beta = np.zeros_like(v), np.zeros(len(g), dtype=np.float32)
-    steps = min(steps, g.shape[1])
-    bands = np.zeros((len(g), steps, steps))
-    for k in range(steps):
-        w = (g @ v[:, :, None])[:, :, 0]
-        alpha = np.real((np.conj(v) * w).sum(1))
-        w = w - alpha[:, None] * v - beta[:, None] * before
-        beta, before = np.linalg.norm(w, axis=1), v
-        v = w / (beta[:, None] + np.float32(1e-30))
-        bands[:, k, k] = alpha
-        if k + 1 < steps:
-            bands[:, k + 1, k] = beta
-    return np.linalg.eigvalsh(bands)[:, -1]
 
 
 def _top_space(gram: Array, cut: float) -> tuple[Array, Array]:
@@ -164,25 +145,39 @@ def _top_space(gram: Array, cut: float) -> tuple[Array, Array]:
 
 
 def _solve(operator: _Operator, columns: Array, tau: float, least: float) -> Array | None:
-    """``Z`` with ``H Z`` about F, by conjugate gradients."""
+    """``Z`` with ``H Z`` about F, by conjugate gradients of all columns together, in the inner product ``X' H (H - least) Y``.
+
+    It is that in which the sum to be proven, ``F'Z + Z'R + R'R / least``, falls the most at every step.
+    """
     f = columns.astype(np.float32)
-    z, residual = np.zeros_like(f), f.copy()
-    direction, energy = residual.copy(), (residual**2).sum(0)
-    for step in range(60):
-        image = np.float32(tau) * direction - operator(direction) + f @ (f.T @ direction)
-        length = energy / np.maximum((direction * image).sum(0), np.float32(1e-30))
-        z += length * direction
-        residual -= length * image
-        new = (residual**2).sum(0)
-        if step % 2 == 1:
-            inside = (f.T @ z + z.T @ residual).astype(np.float64)
-            room = 1 - np.linalg.eigvalsh((inside + inside.T) / 2)[-1]
-            if room <= 0:
-                return None
-            if np.linalg.eigvalsh((residual.T @ residual).astype(np.float64))[-1] < 0.4 * room * least:
-                return z
-        direction = residual + new / np.maximum(energy, np.float32(1e-30)) * direction
-        energy = new
+
+    def h(x: Array) -> Array:
+        return np.float32(tau) * x - operator(x) + f @ (f.T @ x)
+
+    low = np.float32(least)
+    z, residual, direction, image = np.zeros_like(f), f.copy(), f, h(f)
+    total, before = (f.T @ f).astype(np.float64) / least, math.inf
+    for _ in range(40):
+        size = (image.T @ image - low * (direction.T @ image)).astype(np.float64)
+        scale = 1 / np.sqrt(np.maximum(np.diag(size), 1e-60))
+        values, vectors = np.linalg.eigh(scale[:, None] * (size + size.T) / 2 * scale)
+        keep = values > 1e-6 * values[-1]
+        vectors = scale[:, None] * vectors[:, keep]
+        inverse = ((vectors / values[keep]) @ vectors.T).astype(np.float32)
+        beside = image.T @ residual - low * (direction.T @ residual)
+        along = inverse @ beside
+        z += direction @ along
+        total -= (beside.T @ along).astype(np.float64) / least
+        top = float(np.linalg.eigvalsh((total + total.T) / 2)[-1]) if np.isfinite(total).all() else math.inf
+        if top < 1 - 2e-4:
+            return z
+        if not top < 0.999 * before:
+            return None
+        before = top
+        residual -= image @ along
+        turned = h(residual)
+        back = inverse @ (image.T @ turned - low * (direction.T @ turned))
+        direction, image = residual - direction @ back, turned - image @ back
     return None
 
 

@@ -190,22 +190,13 @@ class Circles:
     def estimate(self) -> float:
         """About the largest squared norm of a symbol, from below."""
         best = 0.0
-        rng = np.random.default_rng(0)
         for part in self.chunks():
             s = self.symbols(part).astype(np.complex64)
             s = s.reshape(-1, *s.shape[2:])
             s = np.conj(s.swapaxes(1, 2)) if self.flipped else s
             gram = s @ np.conj(s.swapaxes(1, 2))
-            x = np.repeat(rng.normal(size=(1, self.side, 1)).astype(np.complex64), len(gram), 0)
-            value = np.zeros(len(gram))
-            for step in range(28):
-                if step == 8 and len(gram) > 16:
-                    top = np.argsort(value)[-max(8, len(gram) // 12) :]
-                    gram, x = gram[top], x[top]
-                x = gram @ x
-                value = np.linalg.norm(x, axis=(1, 2))
-                x = x / (value[:, None, None] + np.float32(1e-30))
-            best = max(best, float(value.max(initial=0.0)))
+            top = np.argsort(tops(gram, 6))[-max(8, len(gram) // 12) :]
+            best = max(best, float(tops(gram[top], 24).max(initial=0.0)))
         return best
 
     def at_most(self, claim: float) -> bool:
@@ -220,11 +211,27 @@ class Circles:
         return True
 
 
-def turned(windows: Sequence[Window], kernel: Array) -> list[tuple[float, Circles]]:
-    """The circles with every choice of half turns where there is one, and estimates of their largest squared norms, rising.
+def tops(gram: Array, steps: int) -> Array:
+    """Estimates of the largest eigenvalues, by Lanczos' method."""
+    g = gram.astype(np.complex64)
+    v = np.repeat(np.random.default_rng(1).normal(size=(1, g.shape[1])).astype(np.complex64), len(g), 0)
+    v /= np.linalg.norm(v, axis=1, keepdims=True)
+    before, beta = np.zeros_like(v), np.zeros(len(g), dtype=np.float32)
+    steps = min(steps, g.shape[1])
+    bands = np.zeros((len(g), steps, steps))
+    for k in range(steps):
+        w = (g @ v[:, :, None])[:, :, 0]
+        alpha = np.real((np.conj(v) * w).sum(1))
+        w = w - alpha[:, None] * v - beta[:, None] * before
+        beta, before = np.linalg.norm(w, axis=1), v
+        v = w / (beta[:, None] + np.float32(1e-30))
+        bands[:, k, k] = alpha
+        if k + 1 < steps:
+            bands[:, k + 1, k] = beta
+    return np.linalg.eigvalsh(bands)[:, -1]
 
-    The kernel is ``[groups, out, in, *kernel]``.
-    """
+
+def turned(windows: Sequence[Window], kernel: Array) -> list[Circles]:
+    """The circles with every choice of half turns where there is one, of a kernel ``[groups, out, in, *kernel]``."""
     choices = [(0.0,) if w.copies else (0.0, 0.5) for w in windows]
-    found = [Circles(tuple(windows), kernel, turn) for turn in itertools.product(*choices)]
-    return sorted(((c.estimate(), c) for c in found), key=lambda pair: pair[0])
+    return [Circles(tuple(windows), kernel, turn) for turn in itertools.product(*choices)]
