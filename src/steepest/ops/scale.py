@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from steepest.graph.operator import Shape
+from steepest.numerics.interval import Interval
 from steepest.ops.kinds import Affine
 
 
@@ -51,6 +52,10 @@ class Scale(Affine):
     def adjoint(self, y: Tensor, absolute: bool = False) -> Tensor:
         """The same: a diagonal map is its own transpose."""
         return self.linear(y, absolute)
+
+    def enclose(self, *xs: Interval) -> Interval:
+        """By the ends, so that one that is infinite leaves the other."""
+        return xs[0] * Interval.point(self.weight) + Interval.point(self.bias)
 
     def norm_2(self) -> float:
         """Largest absolute weight, exact."""
