@@ -125,6 +125,7 @@ def falls_chart(falls: Sequence[tuple[str, Sequence[tuple[float, float]]]], lowe
             f'<line x1="{left:g}" x2="{right:g}" y1="{y:.1f}" y2="{y:.1f}" class="axis"><title>lower {lower_text(lower)}</title></line>'
         )
         parts.append(f'<text x="{right - 8:g}" y="{y + 15:.1f}" class="key" text-anchor="end">lower bound {lower_text(lower)}</text>')
+    labels: list[tuple[float, str, str]] = []
     for k, (label, fall) in enumerate(falls):
         kind = ("proven", "estimate", "global")[k % 3]
         points = []
@@ -135,8 +136,12 @@ def falls_chart(falls: Sequence[tuple[str, Sequence[tuple[float, float]]]], lowe
         points.append(at(last, fall[-1][1]))
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         parts.append(f'<polyline points="{path}" class="curve {kind}"/>')
-        y = points[-1][1] - 7
-        parts.append(f'<text x="{right - 8:g}" y="{y:.1f}" class="key {kind}" text-anchor="end">{escape(label)}</text>')
+        labels.append((points[-1][1] - 7, label, kind))
+    # From the lowest up, each clear of the one below it.
+    below = math.inf
+    for y, label, kind in sorted(labels, reverse=True):
+        below = min(y, below - 14)
+        parts.append(f'<text x="{right - 8:g}" y="{below:.1f}" class="key {kind}" text-anchor="end">{escape(label)}</text>')
     return _svg(720, 250, title, "".join(parts))
 
 
