@@ -59,6 +59,9 @@ bench-conv: $(STAMP) ## norms of convolutions beside the Gram iteration and the 
 bench-scaling: $(STAMP) ## time of the bounds against neurons and against depth
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scaling.py
 
+bench-regions: $(STAMP) ## bounds over smaller regions of deep networks
+	$(BIN)/python benchmarks/regions.py -o benchmarks/results/regions.md
+
 $(PEERS)/.installed: benchmarks/peers.txt
 	"$(PYTHON)" -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install $(PIP_FLAGS) -r benchmarks/peers.txt
