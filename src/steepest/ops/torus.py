@@ -75,11 +75,6 @@ class TorusSystem:
     output: int
     parts: tuple[TorusPart, ...]
 
-    @property
-    def multipliers(self) -> int:
-        """How many there are."""
-        return self.parts[-1].last if self.parts else 0
-
 
 @dataclass(frozen=True)
 class _Value:
@@ -308,9 +303,8 @@ class _Layout:
     def _sum(self, *terms: tuple[float | Tensor, int]) -> int:
         """``sum weight x`` of signals of one kind, channel by channel."""
         like = self.signals[terms[0][1]]
-        step = None if like.stride is None else (1,) * self.axes
         one = torch.ones(like.channels, dtype=torch.float64)
-        return self._add(like.channels, like.stride, *((Diagonal(w * one, step), s) for w, s in terms))
+        return self._add(like.channels, like.stride, *((Diagonal(w * one), s) for w, s in terms))
 
     # Nonlinearities.
 

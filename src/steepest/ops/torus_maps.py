@@ -111,11 +111,6 @@ class TorusMap(ABC):
             stride: of the field it reads.
         """
 
-    @property
-    @abstractmethod
-    def steps(self) -> Stride:
-        """Positions of the field it reads per position of what it gives; None: to a vector."""
-
 
 @dataclass(frozen=True, eq=False)
 class Taps(TorusMap):
@@ -131,11 +126,6 @@ class Taps(TorusMap):
     offset: Tensor
     step: tuple[int, ...]
 
-    @property
-    def steps(self) -> Stride:
-        """The step."""
-        return self.step
-
     def symbol(self, frequencies: Frequencies, stride: Stride) -> Tensor:
         """``sum_k weight_k e^(i w offset_k) / sqrt(step)``."""
         assert stride is not None
@@ -150,16 +140,9 @@ class Diagonal(TorusMap):
 
     Args:
         weight: float64 ``[channels]``.
-        step: one along each axis, None for vectors.
     """
 
     weight: Tensor
-    step: Stride
-
-    @property
-    def steps(self) -> Stride:
-        """Positions stay."""
-        return self.step
 
     def symbol(self, frequencies: Frequencies, stride: Stride) -> Tensor:
         """The weights, ``[1, 1, channels]``: a diagonal instead of a matrix."""
@@ -175,11 +158,6 @@ class Rows(TorusMap):
     """
 
     rows: Tensor
-
-    @property
-    def steps(self) -> Stride:
-        """A vector."""
-        return None
 
     def symbol(self, frequencies: Frequencies, stride: Stride) -> Tensor:
         """``sum_i rows[:, i] e^(i w i) / sqrt(positions)``."""
@@ -201,11 +179,6 @@ class Matrix(TorusMap):
     """
 
     matrix: Tensor
-
-    @property
-    def steps(self) -> Stride:
-        """A vector."""
-        return None
 
     def symbol(self, frequencies: Frequencies, stride: Stride) -> Tensor:
         """The matrix itself, ``[1, 1, out, in]``."""

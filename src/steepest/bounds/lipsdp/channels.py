@@ -18,7 +18,8 @@ from steepest.ops.torus import Unfit, torus_system
 from steepest.results import Domain, Step, UpperBound
 
 MARGIN = 1e-5
-"""By how much the value is stated above what was computed; whoever proves it adds every rounding error, about so much in all."""
+"""By how much the value is stated above what was computed. Whoever proves it adds every rounding error, which comes to less on small
+networks and to more on the largest (1e-4 on ResNet-18 at 224 x 224); the bracket then states what was proven."""
 
 LEAST = 1e-75
 """What is stated at least: the checker's floor under variances, which underflow must not reach, proves nothing smaller."""
