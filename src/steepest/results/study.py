@@ -1,0 +1,85 @@
+"""A claim of the literature, tried here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Verdict(StrEnum):
+    """What became of a claim."""
+
+    HELD = "held"
+    PARTLY = "held partly"
+    DID_NOT_HOLD = "did not hold here"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A measured quantity over seeds: its median (or mean) and a confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a figure: points x, y, with a band where there are several seeds."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Lines over common axes, drawn by the report."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    log_x: bool = False
+    log_y: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim, who made it, and what was seen.
+
+    Args:
+        statement: the claim in one sentence.
+        source: paper and section.
+        verdict: held, held partly, or did not hold here.
+        because: the measured numbers that decide, in one or two sentences.
+        measured: the same numbers by name.
+    """
+
+    statement: str
+    source: str
+    verdict: Verdict
+    because: str
+    measured: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study found: its claims, its figures, how it was run."""
+
+    name: str
+    question: str
+    setting: str
+    seeds: int
+    seconds: float
+    claims: tuple[Claim, ...]
+    figures: tuple[Figure, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form."""
+        from dataclasses import asdict
+
+        return {"study": self.name, **{k: v for k, v in asdict(self).items() if k != "name"}}
