@@ -188,6 +188,9 @@ class Bracketing:
             uppers = [u for u in uppers if u.value < math.inf or not u.method.startswith("lipsdp")]
         deadline = self.stop.within(self._left(started, SPLITTING * self.effort.upper_seconds))
         splitting = Splitting(jacobian.over, PieceLipSDP(), deadline)
+        if not splitting.boxes(graph, domain):
+            whole = LipSDP(steps=self.effort.steps, exact=self.effort.exact, device=self.device)
+            splitting = replace(splitting, inner=PieceLipSDP(whole=whole))
         if splitting.applies(graph, domain) and jacobian.applies(graph) and not self._limited(started):
             self.progress("splitting the inputs")
             uppers.append(splitting.bound(graph, domain, norm))

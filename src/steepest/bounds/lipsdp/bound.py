@@ -112,6 +112,11 @@ class LipSDP:
         """Why the network is left out, whatever the time; empty where it is not."""
         return self._refusal(lure_system(graph, enclose_domain(graph, domain)))
 
+    def multipliers(self, system: LureSystem) -> tuple[float, Tensor] | None:
+        """The least bound that can be proven in time, and its multipliers; None where there is none."""
+        found = None if self._refusal(system) else self._optimise(system, lambda rho: None)
+        return None if found is None or not math.isfinite(found[0]) else (found[0], found[1])
+
     def _refusal(self, system: LureSystem | None) -> str:
         if system is None:
             return "a node is a product of branches or has no finite slope over the domain"
