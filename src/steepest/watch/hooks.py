@@ -151,13 +151,13 @@ class Hooks:
             self._set(functional, name, self._watched_loss(name, getattr(functional, name), visible))
 
     def _watched_loss(self, name: str, loss: Callable[..., Any], visible: Callable[[], bool]) -> Callable[..., Any]:
-        see, signature = self.observer, inspect.signature(loss)
+        see, names = self.observer, tuple(inspect.signature(loss).parameters)
 
         @functools.wraps(loss)
         def watched_loss(*args: Any, **kwargs: Any) -> Any:
             result = loss(*args, **kwargs)
             if not torch.compiler.is_compiling() and visible():
-                see.criterion(name, signature.bind(*args, **kwargs).arguments, result)
+                see.criterion(name, {**dict(zip(names, args, strict=False)), **kwargs}, result)
             return result
 
         return watched_loss
