@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,7 +67,8 @@ def gradient_shift(
 
     Args:
         updated: parameters after the update, by name; those missing do not move.
-        layers: qualified names in the order of the forward pass; all modules that own parameters, in the order of their first call, by default.
+        layers: qualified names in the order of the forward pass; by default all modules that own parameters, in
+            the order of their first call.
 
     Source: Santurkar et al. 2018, definition 2.1.
     """
@@ -143,7 +145,7 @@ def _inputs_of(model: nn.Module, parameters: Parameters, inputs: Any, names: Seq
             kept[name] = (x.movedim(1, -1) if by_channel else x).reshape(-1, x.shape[1 if by_channel else -1]).clone()
 
     modules = dict(model.named_modules())
-    handles = [modules[n].register_forward_pre_hook(lambda m, a, n=n: keep(n, m, a)) for n in names]
+    handles = [modules[n].register_forward_pre_hook(partial(keep, n)) for n in names]
     try:
         with torch.no_grad(), same_randomness():
             apply(model, parameters, inputs)

@@ -22,7 +22,7 @@ class Eigenpairs:
         residuals: ``|A u - value u|`` of the unit vectors u.
         vectors: ``[k, n]``, the unit vectors.
         products: how many times a vector was multiplied.
-        converged: whether every residual met the tolerance, or the whole space was searched.
+        converged: whether every residual met the tolerance.
     """
 
     values: Tensor
@@ -42,57 +42,78 @@ def extreme_eigenvalues(
 ) -> Eigenpairs:
     """The largest and smallest eigenvalues, by Lanczos with full reorthogonalisation.
 
-    Every new vector is made orthogonal to all earlier ones, twice, so that no eigenvalue that has converged comes back as a copy, in float32
-    too. One product a step; the basis takes ``steps`` vectors.
+    Every new vector is made orthogonal to all earlier ones, twice: no eigenvalue that has converged comes back as a copy, in float32 too.
+    One product a step; the basis takes ``steps`` vectors.
 
     Args:
         times: a vector times the matrix.
         start: a vector ``[n]`` not orthogonal to the eigenvectors that are sought.
-        largest, smallest: how many of either end.
+        largest, smallest: how many of either end, at least one of both together.
         tolerance: stop once all residuals are below this part of the largest ``|value|``.
         steps: most products.
+
+    Raises:
+        FloatingPointError: when a product is not finite.
     """
     n = start.numel()
-    steps = min(steps, n)
     wanted = min(largest + smallest, n)
-    basis = start.new_empty(min(steps, 16) + 1, n)
-    projected = torch.zeros(steps, steps, dtype=torch.float64)
-    basis[0] = start / torch.linalg.vector_norm(start)
-    eps = torch.finfo(start.dtype).eps
-    for k in range(steps):
-        if k + 2 > len(basis):
-            basis = torch.cat([basis, basis.new_empty(min(len(basis), steps + 1 - len(basis)), n)])
-        v = times(basis[k])
-        size = torch.linalg.vector_norm(v)
-        known = basis[: k + 1]
-        along = known @ v
-        v = torch.addmv(v, known.T, along, alpha=-1.0)
-        again = known @ v
-        v = torch.addmv(v, known.T, again, alpha=-1.0)
-        norm = torch.linalg.vector_norm(v)
-        *column, size, left = torch.cat([along + again, size[None], norm[None]]).tolist()
-        if not math.isfinite(size):
-            raise FloatingPointError("a product with the matrix is not finite")
-        projected[k, : k + 1] = projected[: k + 1, k] = torch.tensor(column, dtype=torch.float64)
-        # The Krylov space is invariant: what is left of the product is rounding, and a new direction goes on for eigenvalues still missing.
-        exhausted = left <= 10 * eps * size
-        if exhausted and k + 1 < wanted:
-            v = torch.randn(n, generator=torch.Generator().manual_seed(k), dtype=torch.float64).to(v)
-            for _ in range(2):
-                v = torch.addmv(v, known.T, known @ v, alpha=-1.0)
-            norm = torch.linalg.vector_norm(v)
-        basis[k + 1] = v / norm
-        if k + 1 < wanted:
+    steps = max(wanted, min(steps, n))
+    space = _Krylov(times, start, steps)
+    while True:
+        left = space.extend(wanted)
+        if space.size < wanted:
             continue
-        values, vectors = torch.linalg.eigh(projected[: k + 1, : k + 1])
-        picked = _ends(k + 1, largest, smallest)
-        residuals = 0.0 if exhausted else left * vectors[-1, picked].abs()
-        converged = exhausted or bool((residuals <= tolerance * values.abs().max()).all())
-        if converged:
-            break
-    ritz = vectors[:, picked].T.to(basis) @ known
-    residuals = torch.zeros(len(picked), dtype=torch.float64) + residuals
-    return Eigenpairs(values[picked], residuals, ritz, k + 1, converged or k + 1 == n)
+        values, vectors = torch.linalg.eigh(space.projected[: space.size, : space.size])
+        picked = _ends(space.size, largest, smallest)
+        residuals = left * vectors[-1, picked].abs()
+        converged = bool((residuals <= tolerance * values.abs().max()).all())
+        if converged or space.size == steps:
+            ritz = vectors[:, picked].T.to(space.basis) @ space.basis[: space.size]
+            return Eigenpairs(values[picked], residuals, ritz, space.size, converged)
+
+
+class _Krylov:
+    """An orthonormal basis grown by products, and the operator projected on it."""
+
+    def __init__(self, times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> None:
+        self.times, self.size = times, 0
+        self.basis = start.new_empty(min(steps, 15) + 1, start.numel())
+        self.basis[0] = start / torch.linalg.vector_norm(start)
+        self.projected = torch.zeros(steps, steps, dtype=torch.float64, device="cpu")
+
+    def extend(self, wanted: int) -> float:
+        """Multiply the newest vector, add what is left of the product as the next one, and say how much was left of it."""
+        k = self.size
+        if k + 2 > len(self.basis):
+            grown = self.basis.new_empty(min(2 * len(self.basis), len(self.projected) + 1), self.basis.shape[1])
+            grown[: k + 1] = self.basis
+            self.basis = grown
+        known, v = self.basis[: k + 1], self.times(self.basis[k])
+        size = torch.linalg.vector_norm(v)
+        v, along = _orthogonal(v, known)
+        norm = torch.linalg.vector_norm(v)
+        *column, whole, left = torch.cat([along, size[None], norm[None]]).tolist()
+        if not math.isfinite(whole):
+            raise FloatingPointError("a product with the matrix is not finite")
+        self.projected[k, : k + 1] = self.projected[: k + 1, k] = torch.tensor(column, dtype=torch.float64)
+        self.size = k + 1
+        if left > 10 * torch.finfo(v.dtype).eps * whole:
+            self.basis[k + 1] = v / norm
+            return left
+        # The space is invariant and what is left is rounding: eigenvalues that are still missing lie in another direction.
+        if self.size < wanted:
+            other = torch.randn(len(v), generator=torch.Generator().manual_seed(k), dtype=torch.float64).to(v)
+            v, _ = _orthogonal(other, known)
+            self.basis[k + 1] = v / torch.linalg.vector_norm(v)
+        return 0.0
+
+
+def _orthogonal(v: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """What is left of v beside an orthonormal basis, and its coefficients in it."""
+    along = basis @ v
+    v = torch.addmv(v, basis.T, along, alpha=-1.0)
+    again = basis @ v
+    return torch.addmv(v, basis.T, again, alpha=-1.0), along + again
 
 
 def least_eigenvalue(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> float:
