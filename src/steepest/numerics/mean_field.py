@@ -30,7 +30,7 @@ def variance_map(activation: Activation, variance: float, weight_std: float, bia
 
 
 def slope(activation: Activation, variance: float, weight_std: float) -> float:
-    """``chi_1 = sigma_w^2 E phi'(sqrt(q) z)^2``: squared gradients and small angles grow by it a layer (Schoenholz et al. 2017, equation 5).
+    """``chi_1 = sigma_w^2 E phi'(sqrt(q) z)^2``: squared gradients grow by it a layer, small angles too (Schoenholz et al. 2017).
 
     Below 1 is the ordered phase (gradients vanish), above 1 the chaotic one (they explode).
     """
