@@ -12,6 +12,7 @@ from steepest.report.fragments import diagnosis_fragment
 from steepest.report.load import load_result
 from steepest.report.page import render
 from steepest.results.cause import Cause
+from steepest.results.diagnosis import Diagnosis, Ending
 from steepest.results.finding import Evidence, Finding, Severity, Trial
 
 HIGH = Finding(
@@ -92,6 +93,12 @@ def test_the_least_that_diagnose_promises_is_enough():
     assert "2 errors" in page and "of_a_later_version" in page
 
 
+def test_a_notebook_shows_the_record_itself():
+    found = Diagnosis("train.py", (HIGH,), Ending.TRAINED, 0, 3, (2.0, 1.0), (), {})
+    assert found._repr_html_() == diagnosis_fragment(found.to_json())
+    assert render([found.to_json()]).count('<section class="finding') == 1
+
+
 def test_load_takes_what_diagnose_writes(tmp_path):
     path = tmp_path / "d.json"
     path.write_text(json.dumps(_diagnosis(HIGH, losses=(1.0, math.inf, math.nan)), allow_nan=False))
@@ -108,6 +115,16 @@ def test_a_loss_chart_keeps_the_ends_and_stays_small(count):
     assert heights == sorted(heights)
     assert ("<polygon" in chart) == (count > MOST_POINTS)
     assert len(chart) < 20_000
+
+
+def test_each_optimizer_has_a_line():
+    losses = [v for k in range(400) for v in (3.0 + k, 1.0)]
+    chart = loss_chart(losses, "loss", [0, 1] * 400)
+    lines = [[float(p.split(",")[1]) for p in points.split()] for points in re.findall(r'<polyline points="([^"]+)"', chart)]
+    assert len(lines) == 2 and len(set(lines[1])) == 1
+    assert lines[0] == sorted(lines[0], reverse=True)
+    assert "optimizer 2" in chart and "optimizer" not in loss_chart(losses, "loss")
+    assert loss_chart(losses, "loss", [k % 5 for k in range(800)]).count("<polyline") == 1
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ _STYLE = (
     ".steepest .soft.lower,.steepest .soft.upper{fill:#4a8ec2}"
     ".steepest .open{fill:none;stroke:#c8643c;stroke-width:2.5}"
     ".steepest .curve{fill:none;stroke:#c8643c;stroke-width:2.5}"
-    ".steepest .band{fill:#c8643c;opacity:.2}.steepest .broken{fill:#d33;opacity:.2}"
+    ".steepest .curve.estimate{stroke:#4a8ec2}.steepest .curve.global{stroke:#888}"
+    ".steepest .band{fill:#c8643c;opacity:.2}.steepest .band.estimate{fill:#4a8ec2}.steepest .broken{fill:#d33;opacity:.2}"
 )
 
 
@@ -45,7 +46,8 @@ def diagnosis_fragment(diagnosis: Mapping[str, Any]) -> str:
     count = len(findings)
     headline = f"{count} finding{'s' * (count != 1)}" if count else "Nothing found"
     notes = "".join(f"<div>{escape(note)}</div>" for note in diagnosis.get("notes") or [])
-    chart = loss_chart([float(v) for v in diagnosis.get("losses") or []], "The loss at each backward pass")
+    losses = [float(v) for v in diagnosis.get("losses") or []]
+    chart = loss_chart(losses, "The loss at each backward pass", diagnosis.get("loss_optimizers") or ())
     return f'<div class="steepest"><style>{_STYLE}</style><b>{headline}</b>{chart}<ol>{"".join(findings)}</ol>{notes}</div>'
 
 

@@ -29,7 +29,7 @@ def article(result: Mapping[str, Any]) -> dict[str, Any]:
         "steps": result.get("steps"),
         "findings": findings,
         "headline": _headline(findings, bool(losses)),
-        "loss_chart": Markup(charts.loss_chart(losses, "The loss at each backward pass")),
+        "loss_chart": Markup(charts.loss_chart(losses, "The loss at each backward pass", result.get("loss_optimizers") or ())),
         "banded": len(losses) > charts.MOST_POINTS,
         "span": None if not losses else (_number(losses[0]), _number(losses[-1])),
         "notes": list(result.get("notes") or []),
