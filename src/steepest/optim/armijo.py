@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from steepest.optim.descent import Closure, Descent, directions, evaluate, inner, real, squared_norm
+from steepest.optim.descent import Closure, Descent, directions, evaluate, number, inner, real, squared_norm
 from steepest.optim.randomness import SameRandomness
 
 
@@ -151,7 +151,7 @@ class Armijo(Descent):
     def _objective(self, loss: Any) -> float:
         """What is minimised: the loss, negated under ``maximize``, with its penalty."""
         first = self.param_groups[0]
-        value = -float(loss) if first["maximize"] else float(loss)
+        value = -number(loss) if first["maximize"] else number(loss)
         if first["weight_decay"]:
             value += 0.5 * first["weight_decay"] * sum(squared_norm(real(group["params"])) for group in self.param_groups)
         return value

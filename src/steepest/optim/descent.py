@@ -76,6 +76,11 @@ def evaluate(closure: Closure | None) -> Any:
         return closure()
 
 
+def number(loss: Any) -> float:
+    """The value of a loss, which may hang on a graph."""
+    return float(loss.detach() if isinstance(loss, Tensor) else loss)
+
+
 def directions(parameters: list[Tensor], group: dict[str, Any], coupled: bool = True) -> list[Tensor]:
     """The gradients of what is minimised, as real tensors: ``-f`` under ``maximize``, plus ``weight_decay / 2 |x|^2`` where coupled.
 

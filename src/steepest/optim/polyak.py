@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from steepest.optim.descent import Closure, Descent, directions, evaluate, real, squared_norm
+from steepest.optim.descent import Closure, Descent, directions, evaluate, number, real, squared_norm
 
 
 class StochasticPolyak(Descent):
@@ -107,7 +107,7 @@ class StochasticPolyak(Descent):
         first = self.param_groups[0]
         active = {id(group): self._active(group) for group in self.param_groups}
         gradients = {id(group): directions(active[id(group)], group) for group in self.param_groups}
-        objective = float(loss)
+        objective = number(loss)
         if first["weight_decay"]:
             penalty = 0.5 * first["weight_decay"] * sum(squared_norm(real(group["params"])) for group in self.param_groups)
             objective += -penalty if first["maximize"] else penalty

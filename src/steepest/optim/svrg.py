@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from steepest.optim.descent import Closure, Descent, directions, evaluate, real, require_nonnegative
+from steepest.optim.descent import Closure, Descent, directions, evaluate, number, real, require_nonnegative
 from steepest.optim.randomness import SameRandomness
 
 
@@ -87,7 +87,7 @@ class SVRG(Descent):
                 require_nonnegative("the weight of a loss", weight, finite=True)
                 (loss * weight).backward()
                 total += weight
-                mean += weight * float(loss)
+                mean += weight * number(loss)
         if not total:
             raise ValueError(
                 "a snapshot needs at least one loss: an iterable of losses, such as (criterion(model(x), y) for x, y in loader)"
