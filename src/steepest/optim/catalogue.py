@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from steepest.errors import UsageError
 from steepest.optim.method import Method, Need
@@ -163,6 +163,16 @@ _METHODS = (
         "shampoo", "Shampoo", "Gupta, Koren and Singer 2018", "pytorch_optimizer.Shampoo", "optim", space={"lr": LogUniform(1e-3, 10.0)}
     ),
     Method(
+        "sam",
+        "SAM (around SGD with momentum)",
+        "Foret et al. 2021",
+        "pytorch_optimizer.SAM",
+        "optim",
+        options={"base_optimizer": SGD},
+        space={"lr": _GRADIENT, "momentum": _MOMENTUM, "rho": LogUniform(1e-2, 1.0)},
+        needs=frozenset({Need.CLOSURE, Need.GRADIENT}),
+    ),
+    Method(
         "sgd_schedule_free",
         "Schedule-free SGD",
         "Defazio et al. 2024",
@@ -188,6 +198,7 @@ _METHODS = (
         "kfac",
         space={"lr": LogUniform(1e-4, 1.0), "damping": LogUniform(1e-4, 1.0)},
         needs=frozenset({Need.MODEL}),
+        package="curvlinops",
     ),
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from steepest.optim.pacing import Pacing, Root
 
 
 class CurriculumSampler(Sampler[int]):
-    """In each epoch the easiest ``pacing.share(epoch)`` of the samples, each once, shuffled.
+    """In each epoch the easiest ``pacing.share(epoch)`` of the samples, rounded and at least one, each once, shuffled.
 
     ::
 
@@ -58,8 +57,7 @@ class CurriculumSampler(Sampler[int]):
 
     def __len__(self) -> int:
         """How many samples the next epoch has."""
-        share = self.pacing.share(self.epoch)
-        return min(len(self.difficulty), max(1, math.ceil(share * len(self.difficulty))))
+        return max(1, round(self.pacing.share(self.epoch) * len(self.difficulty)))
 
     def __iter__(self) -> Iterator[int]:
         order = torch.randperm(len(self.difficulty), generator=self._generator)

@@ -83,6 +83,9 @@ class KFAC(Descent):
             },
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_model": self._model, "_criterion": self._criterion, "_fisher": self._fisher}
+
     def _require(self, group: dict[str, Any]) -> None:
         super()._require(group)
         require_nonnegative("trust", group["trust"])

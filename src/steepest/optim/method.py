@@ -21,6 +21,8 @@ class Need(StrEnum):
 
     CLOSURE = "closure"
     """``step(closure)``: the method evaluates loss and gradient itself, more than once a step."""
+    GRADIENT = "gradient first"
+    """The gradients are in place before ``step(closure)`` is called."""
     LOSS = "loss value"
     """``step(loss=loss)`` after ``backward``, or ``step(closure)``."""
     FULL_BATCH = "full batch"
@@ -49,6 +51,7 @@ class Method:
         space: per option the range it is tuned over. Always has ``lr``, except where no rate is set at all. ``beta1`` and ``beta2`` are put
             into ``betas`` by ``build``.
         needs: what the training loop must give beyond gradients.
+        package: the module that the extra brings; by default the import path's first.
     """
 
     name: str
@@ -59,11 +62,12 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)
     space: Mapping[str, Range] = field(default_factory=dict)
     needs: frozenset[Need] = frozenset()
+    package: str = ""
 
     @property
     def available(self) -> bool:
         """Whether the package that has it is installed."""
-        return importlib.util.find_spec(self.import_path.split(".")[0]) is not None
+        return importlib.util.find_spec(self.package or self.import_path.split(".")[0]) is not None
 
     def load(self) -> type[Optimizer]:
         """The class.
@@ -72,22 +76,25 @@ class Method:
             UsageError: where its extra is not installed; says which.
         """
         module, _, name = self.import_path.rpartition(".")
-        loaded = require_extra(module, self.extra) if self.extra else importlib.import_module(module)
-        return getattr(loaded, name)
+        if self.extra:
+            require_extra(self.package or module, self.extra)
+        return getattr(importlib.import_module(module), name)
 
     def build(self, params: Iterable[Any], **options: Any) -> Optimizer:
         """The optimizer over parameters or parameter groups, as the class takes them.
 
         Args:
             params: parameters, named parameters or groups.
-            **options: of the class, before those that the name fixes; ``beta1`` and ``beta2`` may stand for ``betas``.
+            **options: of the class, before those that the name fixes; ``beta1`` and ``beta2`` may stand for its ``betas``.
 
         Raises:
-            UsageError: where the extra is missing, an option is fixed by the name, or the class does not take it or its value.
+            UsageError: where the extra is missing, an option is fixed by the name, the rate is negative, or the class does not take it or its value.
         """
         fixed = sorted(options.keys() & self.options.keys())
         if fixed:
             raise UsageError(f"{self.name} fixes {', '.join(fixed)}: leave it out, or choose another method")
+        if "lr" in options and not float(options["lr"]) >= 0.0:
+            raise UsageError(f"{self.name}: lr is {float(options['lr'])}: a rate of at least 0 is needed")
         cls = self.load()
         try:
             return cls(params, **self.options, **_joined_betas(cls, options))
@@ -96,16 +103,9 @@ class Method:
 
 
 def _joined_betas(cls: type[Optimizer], options: dict[str, Any]) -> dict[str, Any]:
-    """``beta1`` and ``beta2`` as the tuple that optimizers take; what is not given keeps the default of the class."""
-    if not options.keys() & {"beta1", "beta2"}:
+    """``beta1`` and ``beta2`` as the tuple that most optimizers take; what is not given keeps the default of the class."""
+    betas = inspect.signature(cls).parameters.get("betas")
+    if betas is None or not options.keys() & {"beta1", "beta2"}:
         return options
-    default = _default(cls, "betas")
     joined = {key: value for key, value in options.items() if key not in ("beta1", "beta2")}
-    return joined | {"betas": (options.get("beta1", default[0]), options.get("beta2", default[1]))}
-
-
-def _default(cls: type[Optimizer], option: str) -> Any:
-    parameter = inspect.signature(cls).parameters.get(option)
-    if parameter is None:
-        raise UsageError(f"{cls.__name__} has no {option}")
-    return parameter.default
+    return joined | {"betas": (options.get("beta1", betas.default[0]), options.get("beta2", betas.default[1]))}
