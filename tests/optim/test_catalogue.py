@@ -113,7 +113,7 @@ def test_options():
         build("amsgrad", p, amsgrad=False)
     with pytest.raises(UsageError, match="adam cannot be built"):
         build("adam", p, nonsense=1)
-    with pytest.raises(UsageError, match="sgd cannot be built.*beta1"):
+    with pytest.raises(UsageError, match=r"sgd cannot be built.*beta1"):
         build("sgd", p, beta1=0.5)
 
 

@@ -48,7 +48,7 @@ def test_copies_and_pickles(case):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_dtypes(case, dtype):
-    problem, optimizer = run(case, steps=20, problem=Sum(dtype=dtype, fits=True))
+    problem, _optimizer = run(case, steps=20, problem=Sum(dtype=dtype, fits=True))
     assert problem.w.dtype == dtype and bool(problem.flat.isfinite().all())
     assert problem.losses(torch.arange(12)).mean() < Sum(dtype=dtype, fits=True).losses(torch.arange(12)).mean()
 

@@ -8,7 +8,7 @@ from torch import nn
 
 pytest.importorskip("curvlinops")
 
-from steepest.optim import KFAC  # noqa: E402
+from steepest.optim import KFAC
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_state_dict_continues_bit_equal(task):
 
 
 def test_refusals(task):
-    model, criterion, x, y = task
+    model, criterion, _x, _y = task
     norm = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     with pytest.raises(ValueError, match=r"shape \(3,\) is of no nn.Linear"):
         KFAC(norm.parameters(), model=norm, criterion=criterion)

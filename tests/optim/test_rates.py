@@ -1,5 +1,6 @@
 """Proven rates, measured: quadratics with torch's methods, finite sums with variance reduction, interpolation with steps that adapt."""
 
+import itertools
 import math
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_heavy_ball():
 
 
 def test_nesterov():
-    """Spectral radius of ``z^2 - (1 + b)(1 - a l) z + b (1 - a l)`` at l = mu, a = 1/L, b = (sqrt k - 1)/(sqrt k + 1): a double root 1 - 1/sqrt k."""
+    """Roots of ``z^2 - (1 + b)(1 - l/L) z + b (1 - l/L)``, b = (sqrt k - 1)/(sqrt k + 1): largest at l = mu, twice 1 - 1/sqrt k."""
     root = math.sqrt(KAPPA)
     momentum = (root - 1) / (root + 1)
     largest = max(
@@ -178,4 +179,4 @@ def test_polyaks_own_step_with_the_whole_data():
     while distances[-1] > 1e-5 and len(distances) < 1000:
         optimizer.step(problem.closure(everything))
         distances.append(float((problem.flat - problem.minimum).norm()))
-    assert distances[-1] <= 1e-5 and all(b <= a for a, b in zip(distances, distances[1:], strict=False))
+    assert distances[-1] <= 1e-5 and all(b <= a for a, b in itertools.pairwise(distances))

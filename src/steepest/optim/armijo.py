@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from steepest.optim.descent import Closure, Descent, directions, evaluate, number, inner, real, squared_norm
+from steepest.optim.descent import Closure, Descent, directions, evaluate, inner, number, real, squared_norm
 from steepest.optim.randomness import SameRandomness
 
 

@@ -88,7 +88,7 @@ class Method:
             **options: of the class, before those that the name fixes; ``beta1`` and ``beta2`` may stand for its ``betas``.
 
         Raises:
-            UsageError: where the extra is missing, an option is fixed by the name, the rate is negative, or the class does not take it or its value.
+            UsageError: where the extra is missing, an option is fixed by the name, the rate is negative, or the class refuses an option.
         """
         fixed = sorted(options.keys() & self.options.keys())
         if fixed:
