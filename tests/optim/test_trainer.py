@@ -7,13 +7,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from steepest.optim import SVRG, AdaDelay, AdaFom, Armijo, BarzilaiBorwein, GradientNoise, StochasticPolyak
+
 lightning = pytest.importorskip("lightning.pytorch")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-from steepest.optim import SVRG, AdaDelay, AdaFom, Armijo, BarzilaiBorwein, GradientNoise, StochasticPolyak
 
 METHODS = [
-    (AdaFom, {"lr": 0.05}),
+    (AdaFom, {"lr": 0.2}),
     (AdaDelay, {"lr": 0.2}),
     (SVRG, {"lr": 0.5}),
     (StochasticPolyak, {}),
