@@ -71,12 +71,8 @@ def test_gradient_shift_moves_earlier_layers_alone(cases):
                 if name.split(".")[0] in [s.layer for s in found[:k]]:
                     p.copy_(updated[name])
         after = backward(moved, loss_fn, batch)[0]
-        difference = torch.cat(
-            [
-                (p.grad - q.grad).flatten()
-                for p, q in zip(after[int(shift.layer)].parameters(), before[int(shift.layer)].parameters(), strict=True)
-            ]
-        )
+        pairs = zip(after[int(shift.layer)].parameters(), before[int(shift.layer)].parameters(), strict=True)
+        difference = torch.cat([(p.grad - q.grad).flatten() for p, q in pairs])
         assert shift.difference == pytest.approx(float(difference.norm()), rel=1e-10, abs=1e-15)
     assert found[0].difference == 0.0 and found[0].cosine == pytest.approx(1.0)
     with pytest.raises(UsageError, match="no module 'nope'"):
@@ -235,12 +231,12 @@ def test_noise_of_samples_needs_samples(cases):
     model, loss_fn, batch = cases("convnet")
     with pytest.raises(UsageError, match="parts"):
         noise_scale(model, loss_fn, batch)
-    with pytest.raises(UsageError, match="at least 3|3 or more"):
+    with pytest.raises(UsageError, match="cannot be split"):
         noise_scale(model, loss_fn, batch, parts=2)
 
 
 def test_residual_joins(cases):
-    model, loss_fn, (x, y) = cases("resnet")
+    model, _, (x, _) = cases("resnet")
     found = residual_use(model, x)
     assert [(j.module, j.projected) for j in found] == [("2", False), ("3", True), ("4", False)]
     z = model[1](model[0](x))

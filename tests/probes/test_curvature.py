@@ -12,6 +12,7 @@ from steepest.measures.stability import Stability
 from steepest.probes.curvature import Curvature, CurvatureRecord
 from steepest.probes.noise import GradientNoise, NoiseRecord
 from steepest.probes.skips import SkipRecord, Skips
+from steepest.watch.schedule import Schedule
 
 
 class Residual(nn.Module):
@@ -43,7 +44,7 @@ def train(optimizer, probes=None, steps=40, model=None, batch=32):
     if probes is None:
         loop()
         return losses, None
-    with steepest.watch(probes=probes) as run:
+    with steepest.watch(probes=probes, schedule=Schedule(budget=1e9)) as run:
         loop()
     return losses, run
 
@@ -84,7 +85,7 @@ def test_a_rate_far_too_high_is_unstable():
     model = nn.Sequential(nn.Linear(10, 4))
     data = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
     stepper = torch.optim.SGD(model.parameters(), 3.0)
-    with steepest.watch(probes=(Curvature(share=1e9),)) as run:
+    with steepest.watch(probes=(Curvature(share=1e9),), schedule=Schedule(budget=1e9)) as run:
         for _ in range(12):
             stepper.zero_grad()
             (model(data) - data[:, :4]).square().mean().mul(4).backward()
