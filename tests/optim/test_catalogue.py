@@ -92,6 +92,13 @@ def test_a_negative_rate_is_refused(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_rate_alone_suffices(name):
+    method, task = available(name), Task()
+    optimizer = build(name, task.model.parameters(), lr=0.01, **task.options(method))
+    assert optimizer.param_groups[0]["lr"] == 0.01
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_entries(name):
     method = catalogue()[name]
     assert method.name == name and method.title and method.source[-4:].isdigit() | ("section" in method.source)
@@ -108,6 +115,11 @@ def test_unknown_names_list_the_known_ones():
 def test_options():
     p = [nn.Parameter(torch.zeros(1))]
     assert build("adam", p, lr=0.1, beta2=0.9).param_groups[0]["betas"] == (0.9, 0.9)
+    assert build("momentum", p).param_groups[0]["momentum"] == 0.9
+    assert build("nesterov", p, momentum=0.5).param_groups[0]["momentum"] == 0.5
+    assert build("adam", p, lr=torch.tensor(0.1)).param_groups[0]["lr"] == torch.tensor(0.1)
+    with pytest.raises(UsageError, match="adam cannot be built"):
+        build("adam", p, lr=torch.ones(2))
     assert build("amsgrad", p).param_groups[0]["amsgrad"] is True
     with pytest.raises(UsageError, match="amsgrad fixes amsgrad"):
         build("amsgrad", p, amsgrad=False)
