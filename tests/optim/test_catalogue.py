@@ -1,6 +1,8 @@
 """Every method by name: built from its space, driven as its needs say, it descends."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -134,6 +136,15 @@ def test_a_missing_extra_is_named():
     assert not method.available
     with pytest.raises(UsageError, match=r"steepest\[optim\]"):
         method.build([nn.Parameter(torch.zeros(1))])
+
+
+def test_extras_load_when_they_are_built():
+    code = """
+import sys, steepest.optim.catalogue as c
+c.catalogue()
+print(sorted({'pytorch_optimizer', 'schedulefree', 'curvlinops'} & set(sys.modules)))
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_ranges():
