@@ -48,12 +48,12 @@ class Harm:
 
     @cached_property
     def left(self) -> float:
-        """Final criterion / criterion of the best constant answer; NaN where unknown."""
+        """(Final criterion - that of a perfect answer) / (that of the best constant - that of a perfect answer); NaN where unknown."""
         task, fit = self.case.task, self.case.fit
-        if task is None or not task.trivial > 0:
+        if task is None or not task.trivial > task.floor:
             return math.nan
         final = math.nan if fit is None or fit.final is None else fit.final.loss
-        return final / task.trivial
+        return (final - task.floor) / (task.trivial - task.floor)
 
     @cached_property
     def chance(self) -> float:
@@ -97,33 +97,36 @@ class Harm:
 
     @cached_property
     def train_shortfall(self) -> float:
-        """On training batches; where there is no reference, what is left of the trivial loss beyond 85 %, which is a milder claim."""
+        """On training batches. Without a reference only a loss near that of a constant answer counts."""
         if self.diverged:
             return 1.0
         if self.reference == self.reference and self.train_skill == self.train_skill:
             return min(1.0, 1 - self.train_skill / self.reference)
         if self.left == self.left and not self.adversarial:
-            return min(1.0, max(0.0, (self.left - 0.7) / 0.3))
+            return min(1.0, max(0.0, (self.left - 0.85) / 0.15))
         return 0.0
 
     @cached_property
     def held_shortfall(self) -> float:
-        """On fresh data; 0 where there are none."""
-        if self.held_skill != self.held_skill:
+        """On fresh data, less two standard errors; 0 where there are none."""
+        score = None if self.case.fit is None else self.case.fit.held_final
+        if score is None or self.held_skill != self.held_skill or self.reference != self.reference:
             return 0.0
-        if self.reference == self.reference:
-            return min(1.0, 1 - self.held_skill / self.reference)
-        return 0.0
+        noise = 0.0
+        if score.accuracy == score.accuracy and self.chance < 1:
+            noise = 2 * math.sqrt(score.accuracy * (1 - score.accuracy) / max(1, score.count)) / (1 - self.chance)
+        return min(1.0, 1 - (self.held_skill + noise) / self.reference)
 
     @cached_property
     def shortfall(self) -> float:
-        """The larger of both; dropout lowers training scores, so that fresh data decide where they look better."""
+        """The larger of both. Dropout lowers scores in training, so that held-out data decide there, or a wider margin where there are none."""
         if self.diverged:
             return 1.0
-        if self.held_skill == self.held_skill and self.reference == self.reference:
-            best = self.held_shortfall
-            return max(best, self.train_shortfall) if self.train_shortfall < best + 0.1 or self.held_skill < 0.5 * self.reference else best
-        return self.train_shortfall
+        train = self.train_shortfall
+        if self.case.modes is not None and self.case.modes.largest_dropout > 0:
+            known = self.held_skill == self.held_skill and self.reference == self.reference
+            train = min(train, self.held_shortfall) if known else train - 0.15
+        return max(train, self.held_shortfall)
 
     @property
     def mild(self) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from steepest.probes.events import Backward, Comparison, Criterion, Forward
 from steepest.probes.examples import fingerprints
+from steepest.probes.handwritten import handwritten
 from steepest.probes.probe import Probe
 from steepest.results.measured import Measured
 
@@ -158,7 +159,10 @@ class FitProbe(Probe):
                 self._note(total)
 
     def before_backward(self, event: Backward) -> None:
-        """What the differentiated loss holds besides the criterion."""
+        """What the differentiated loss holds besides the criterion; or a loss written by hand."""
+        written = handwritten(event)
+        if written is not None:
+            self.on_criterion(written)
         trained = [c for c in event.criteria if c.grad and c.value is not None]
         if event.sampled and len(trained) == 1 and event.value and trained[0].value is not None:
             self.penalties.append(1 - trained[0].value / event.value)

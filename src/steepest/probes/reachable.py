@@ -8,14 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steepest.probes.events import Criterion, Forward
+from steepest.probes.events import Backward, Criterion, Forward
 from steepest.probes.examples import Examples
+from steepest.probes.handwritten import handwritten
 from steepest.probes.probe import Probe
 from steepest.results.measured import Measured
 
 RIDGES = (1e-6, 1e-4, 1e-2, 0.1, 1.0)
 WIDTHS = (0.5, 1.0, 2.0)
-SMALLEST = 12
+SMALLEST = 30
+FEWEST_TOKENS = 100
+"""Inputs of few different tokens repeat with different targets, which leaving one out does not see."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,20 @@ class ReachableProbe(Probe):
         if x is not None and y is not None and event.grad and y.ndim and len(y) == len(x):
             self.examples.add(x, y.detach())
 
+    def before_backward(self, event: Backward) -> None:
+        """A loss written by hand."""
+        criterion = handwritten(event)
+        if criterion is not None:
+            self.on_criterion(criterion)
+
     def finish(self) -> Reachable | None:
         """Leave-one-out quality of the kernels."""
         rows = self.examples.stacked()
         if rows is None or len(rows[0]) < SMALLEST or not bool(torch.isfinite(rows[0].double()).all()):
             return None
         x, y = rows
+        if self.tokens and len(x) < FEWEST_TOKENS:
+            return None
         return reachable(bags(x) if self.tokens else x.double(), y)
 
 
@@ -118,14 +129,20 @@ def reachable(x: Tensor, y: Tensor) -> Reachable | None:
 
 
 def _best(kernel: Tensor, targets: Tensor, labels: Tensor | None, spread: float) -> tuple[float, float]:
+    """Over all ridges. The intercept is free: it centres the kernel and adds 1/n to the leverage of each sample."""
+    n = len(kernel)
+    kernel = kernel - kernel.mean(0) - kernel.mean(1)[:, None] + kernel.mean()
     values, vectors = torch.linalg.eigh(kernel)
     values = values.clamp(min=0)
     turned = vectors.T @ targets
     best = (-math.inf, -math.inf)
     for ridge in RIDGES:
-        shrink = values / (values + ridge * len(kernel) ** 0.5)
-        hat = (vectors.square() * shrink).sum(1)
-        left_out = targets - (targets - vectors @ (shrink[:, None] * turned)) / (1 - hat).clamp(min=1e-9)[:, None]
+        shrink = values / (values + ridge * n**0.5)
+        free = 1 - 1 / n - (vectors.square() * shrink).sum(1)
+        # Where a sample alone decides its fitted value nothing is left to predict it from.
+        if float(free.min()) < 1e-6:
+            continue
+        left_out = targets - (targets - vectors @ (shrink[:, None] * turned)) / free[:, None]
         explained = 1 - float((targets - left_out).square().mean()) / spread
         accuracy = math.nan if labels is None else float((left_out.argmax(1) == labels).double().mean())
         best = (max(best[0], accuracy), max(best[1], explained))

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steepest.probes.events import Criterion
+from steepest.probes.events import Backward, Criterion
 from steepest.probes.examples import thinned
+from steepest.probes.handwritten import handwritten
 from steepest.probes.probe import Probe
 from steepest.probes.tape import tail
 from steepest.results.measured import Measured
@@ -32,7 +33,8 @@ class Task(Measured):
         classes: how many the prediction can tell apart, 1 for a single output.
         kind: of the targets: ``classes``, ``binary``, ``one_hot``, ``distribution``, ``integers`` (few, whole, not 0/1 alone), ``continuous``.
         distinct: distinct target values met, at most 1000; low, high, mean, std: of the targets.
-        trivial: the loss of the best constant prediction; NaN where unknown. chance: the share of the most frequent class; NaN for others.
+        trivial: the loss of the best constant prediction; NaN where unknown. floor: that of a perfect one (above 0 for targets that are
+            distributions). chance: the share of the most frequent class; NaN for others.
         output_low, output_high: extreme predictions over the run.
         within: variance of labels within stretches of consecutive samples / overall: about 1 for shuffled data, 0 for sorted.
         batches: how many different batches of targets were met, told apart by their sums; 1 for full batches.
@@ -55,6 +57,7 @@ class Task(Measured):
     mean: float
     std: float
     trivial: float
+    floor: float
     chance: float
     output_low: float
     output_high: float
@@ -114,6 +117,12 @@ class TaskProbe(Probe):
             s.labels.append(label)
             s.marks.add(float(f"{float(label.double().sum()):.9g}"))
 
+    def before_backward(self, event: Backward) -> None:
+        """A loss written by hand."""
+        criterion = handwritten(event)
+        if criterion is not None:
+            self.on_criterion(criterion)
+
     def finish(self) -> Task | None:
         """The most frequent loss."""
         s = max(self.seen.values(), key=lambda s: s.calls, default=None)
@@ -126,13 +135,14 @@ class TaskProbe(Probe):
         shape, target = s.first.input_shape, s.first.target_shape
         classes = shape[1] if len(shape) >= 2 else 1
         trivial = _trivial(name, kind, y, classes)
+        floor = _floor(name, kind, y, float(options.get("label_smoothing") or 0), classes)
         if reduction == "sum":
-            trivial *= math.prod(target)
+            trivial, floor = trivial * math.prod(target), floor * math.prod(target)
         others = tuple(sorted({o.first.name for o in self.seen.values() if o is not s}))
         return Task(
             name, reduction, s.calls, others, shape, target, name in POINTWISE | {"binary_cross_entropy_with_logits"} and shape != target,
             s.tail, s.single, classes, kind, min(1000, len(torch.unique(y))), s.low, s.high, float(y.mean()), float(y.std(correction=0)),
-            trivial, _chance(kind, y), s.out_low, s.out_high, _within(s.labels), len(s.marks),
+            trivial, floor, _chance(kind, y), s.out_low, s.out_high, _within(s.labels), len(s.marks),
         )  # fmt: skip
 
 
@@ -184,6 +194,20 @@ def _trivial(name: str, kind: str, y: Tensor, classes: int) -> float:
         d = (y - y.median(0).values).abs()
         return float(torch.where(d < 1, d.square() / 2, d - 0.5).mean())
     return math.nan
+
+
+def _floor(name: str, kind: str, y: Tensor, smoothing: float, classes: int) -> float:
+    """The loss of a prediction equal to the target: the mean entropy of targets that are distributions."""
+    if name.startswith("binary_cross_entropy") and kind == "continuous" and float(y.min()) >= 0 and float(y.max()) <= 1:
+        p = y.clamp(1e-12, 1 - 1e-12)
+        return float(-(p * p.log() + (1 - p) * (1 - p).log()).mean())
+    if name == "cross_entropy" and kind == "distribution":
+        p = y.clamp(min=1e-12)
+        return float(-(p * p.log()).sum(1).mean())
+    if name == "cross_entropy" and 0 < smoothing < 1 and classes > 1:
+        off, on = smoothing / classes, 1 - smoothing + smoothing / classes
+        return -(on * math.log(on) + (classes - 1) * off * math.log(off))
+    return 0.0
 
 
 def _chance(kind: str, y: Tensor) -> float:

@@ -62,7 +62,7 @@ def lr_too_high(case: Case, harm: Harm) -> Finding | None:
     """Steps that throw the loss up, or units dead."""
     main = None if case.steps is None else case.steps.main
     series = harm.series
-    if main is None or series is None or not harm.mild or harm.adversarial or main.closures or main.kind == "LBFGS":
+    if main is None or series is None or not harm.mild or harm.adversarial or harm.train_shortfall < 0.08 or main.kind == "LBFGS":
         return None
     died = 0.0
     if case.signals is not None:
@@ -74,7 +74,7 @@ def lr_too_high(case: Case, harm: Harm) -> Finding | None:
     if main.largest_update >= 0.3 or main.update >= 0.1:
         score = max(score, 0.87 if harm.unlearnt or main.update >= 0.1 else 0.6)
         evidence.append(Evidence("largest |step| / |weights|", main.largest_update, 0.3, "Cockpit, Schneider et al. 2021; " + RATIO))
-    if died >= 0.5:
+    if died >= 0.5 and harm.clear:
         score = max(score, 0.86)
         evidence.append(
             Evidence(
@@ -117,7 +117,7 @@ def lr_too_high(case: Case, harm: Harm) -> Finding | None:
 def lr_too_low(case: Case, harm: Harm) -> Finding | None:
     """Steps that leave the weights where they were."""
     main = None if case.steps is None else case.steps.main
-    if main is None or not harm.clear or harm.diverged or harm.adversarial or not main.update == main.update:
+    if main is None or not harm.clear or harm.diverged or harm.adversarial or harm.train_shortfall < 0.1 or not main.update == main.update:
         return None
     travelled = _travelled(case)
     slow = main.update < 1e-4
@@ -133,7 +133,7 @@ def lr_too_low(case: Case, harm: Harm) -> Finding | None:
 def too_few_steps(case: Case, harm: Harm) -> Finding | None:
     """A loss that still falls when training ends."""
     main = None if case.steps is None else case.steps.main
-    if main is None or case.losses is None or not harm.clear or harm.diverged or harm.adversarial:
+    if main is None or case.losses is None or not harm.clear or harm.diverged or harm.adversarial or harm.train_shortfall < 0.1:
         return None
     if harm.falling < 5 and not (case.losses.steps <= 150 and harm.left > 0.5 and main.update < 1e-2):
         return None

@@ -27,7 +27,7 @@ def overfitting(case: Case, harm: Harm) -> Finding | None:
 
 def capacity_too_small(case: Case, harm: Harm) -> Finding | None:
     """A loss that has settled high although gradients flow."""
-    if case.signals is None or not harm.clear or harm.diverged or harm.adversarial or harm.train_shortfall < 0.15 or harm.falling >= 5:
+    if case.signals is None or not harm.clear or harm.diverged or harm.adversarial or harm.train_shortfall < 0.15 or harm.falling >= 5 or harm.left > 0.95:
         return None
     widths = [a.units for a in case.signals.activations if a.units]
     narrow = min(widths, default=0)

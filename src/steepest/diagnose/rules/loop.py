@@ -20,7 +20,9 @@ def broadcast_shape(case: Case, harm: Harm) -> Finding | None:
     rank = max(len(a), len(b))
     wide = [(1,) * (rank - len(s)) + s for s in (a, b)]
     joint = [max(i, j) for i, j in zip(*wide, strict=True)]
-    if all(list(w) != joint for w in wide):  # both are stretched, so that no entry meets its own target
+    # Both are stretched, so that no entry meets its own target; of a loss written by hand only the square that came of it is known.
+    square = len(b) == 2 and b[0] == b[1] > 1 and a in ((b[0], 1), (b[0],))
+    if square or all(list(w) != joint for w in wide):
         return finding(
             Cause.BROADCAST_SHAPE, 0.99, "Give prediction and target one shape, as with prediction.squeeze(1) or target.unsqueeze(1).",
             Evidence(f"shapes of prediction and target in {task.loss}", f"{a} and {b}", source=f"{PYTORCH}: broadcasting semantics"), harm.evidence(),
@@ -31,7 +33,7 @@ def broadcast_shape(case: Case, harm: Harm) -> Finding | None:
 def missing_zero_grad(case: Case, harm: Harm) -> Finding | None:
     """Steps that use gradients of earlier steps."""
     main = None if case.steps is None else case.steps.main
-    if main is None or main.steps < 3 or main.uncleared < 0.5 or main.closures or main.held < 3:
+    if main is None or main.steps < 3 or main.uncleared < 0.5 or main.closures or main.held < 3 or main.gradient != main.gradient:
         return None
     return finding(
         Cause.MISSING_ZERO_GRAD, 0.97, "Call optimizer.zero_grad() before each backward pass (or after each step).",

@@ -18,13 +18,13 @@ DEEP = 10
 
 def vanishing_gradient(case: Case, harm: Harm) -> Finding | None:
     """The first layer gets a thousandth of what the last one gets."""
-    if case.signals is None or not harm.mild and not _weak_harm(harm):
+    if case.signals is None or not (harm.clear or _weak_harm(harm)):
         return None
     ratio, ends = gradient_ratio(case.signals)
     if not ratio < 1e-3:
         return None
     return finding(
-        Cause.VANISHING_GRADIENT, 0.91 if harm.mild else 0.6,
+        Cause.VANISHING_GRADIENT, 0.91 if harm.clear else 0.6,
         "Use ReLU-like activations, normalisation layers or skip connections; in recurrent nets gates (LSTM, GRU) or an orthogonal start.",
         Evidence("gradient in the first activation / in the last", ratio, 1e-3, "threshold of AUTOTRAINER (Zhang et al. 2021); " + GLOROT,
                  ends), harm.evidence(),
@@ -33,7 +33,7 @@ def vanishing_gradient(case: Case, harm: Harm) -> Finding | None:
 
 def exploding_gradient(case: Case, harm: Harm) -> Finding | None:
     """Growth from layer to layer, or step to step in time, before anything was learnt."""
-    if case.signals is None or not harm.mild:
+    if case.signals is None or not harm.clear:
         return None
     acts = [a for a in case.signals.activations if a.gradient > 0 and a.rms > 0]
     if len(acts) < 3:
@@ -76,7 +76,7 @@ def dead_relu(case: Case, harm: Harm) -> Finding | None:
     if case.signals is None or not harm.mild:
         return None
     worst = _worst(case.signals, RELU, lambda a: a.dead_end)
-    if worst is None or worst.dead_end < 0.7:
+    if worst is None or worst.dead_end < (0.7 if harm.clear else 0.95):
         return None
     early = worst.dead >= 0.7
     return finding(
