@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def regression(n: int = ROWS) -> tuple[Tensor, Tensor]:
 
 def net(*widths: int, act: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in pairwise(widths):
         layers += [nn.Linear(a, b), act()]
     return nn.Sequential(*layers[:-1])
 
@@ -88,8 +89,8 @@ HEALTHY = {
 }
 
 
-def _sgd(model: nn.Module, rate: float, **options: float) -> tuple[Finding, ...]:
-    return train(model, classes(), torch.optim.SGD(model.parameters(), rate, **options))
+def _sgd(model: nn.Module, rate: float, weight_decay: float = 0.0) -> tuple[Finding, ...]:
+    return train(model, classes(), torch.optim.SGD(model.parameters(), rate, weight_decay=weight_decay))
 
 
 def _frozen(wide: bool) -> tuple[Finding, ...]:
@@ -123,7 +124,9 @@ def _constant() -> tuple[Finding, ...]:
 
 def _dead() -> tuple[Finding, ...]:
     model = net(8, 32, 32, 4)
-    nn.init.constant_(model[0].bias, -30.0)
+    first = model[0]
+    assert isinstance(first, nn.Linear)
+    nn.init.constant_(first.bias, -30.0)
     return train(model, classes(), epochs=8)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from steepest.diagnose.case import Case
-from steepest.diagnose.harm import Harm
+from steepest.diagnose.harm import MILD, Harm
 from steepest.diagnose.rules.common import Rule, finding
 from steepest.probes.task import POINTWISE
 from steepest.results.cause import Cause
@@ -72,7 +72,7 @@ def lr_too_high(case: Case, harm: Harm) -> Finding | None:
     """Steps that throw the loss up, or units dead."""
     main = None if case.steps is None else case.steps.main
     series = harm.series
-    if main is None or series is None or not harm.mild or harm.adversarial or harm.train_shortfall < 0.08 or main.kind == "LBFGS":
+    if main is None or series is None or not harm.mild or harm.adversarial or harm.train_shortfall < MILD or main.kind == "LBFGS":
         return None
     died = 0.0
     if case.signals is not None:
@@ -218,7 +218,7 @@ def unsuitable_optimizer(case: Case, harm: Harm) -> Finding | None:
 def regularisation_too_strong(case: Case, harm: Harm) -> Finding | None:
     """Decay, penalty or dropout that outweighs the data."""
     main = None if case.steps is None else case.steps.main
-    if main is None or not harm.mild or harm.train_shortfall < 0.08 or harm.diverged:
+    if main is None or not harm.mild or harm.train_shortfall < MILD or harm.diverged:
         return None
     decoupled = main.kind.endswith("W")
     ratio = main.rate * main.decay / main.update if decoupled and main.update > 0 else main.decay_ratio

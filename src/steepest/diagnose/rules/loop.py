@@ -187,7 +187,8 @@ def no_shuffle(case: Case, harm: Harm) -> Finding | None:
     task = case.task
     if task is None or not task.within < 0.5 or task.batches == 1:
         return None
-    # In sorted order the scores of training flatter: the net follows the class of the moment. Without held-out data the order itself has to do.
+    # In sorted order the scores of training flatter: the net follows the class of the moment. Without held-out data the
+    # order itself has to do.
     blind = task.within < 0.2 and task.kind != "continuous" and harm.held_skill != harm.held_skill and not harm.adversarial
     if not harm.mild and not blind:
         return None
