@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
 
 from steepest import api
+from steepest.cli.files import write_text
+from steepest.report.page import render
 from steepest.results.diagnosis import Diagnosis
 
 
@@ -20,6 +23,7 @@ def diagnose(
     as_json: Annotated[
         bool, typer.Option("--json", help="print JSON, and nothing else, on stdout; the script's own stdout goes to stderr")
     ] = False,
+    page: Annotated[Path | None, typer.Option("--page", metavar="PAGE.html", help="write the diagnosis as one HTML page, too")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="exit 1 where a finding is an error and the script itself succeeded")] = False,
 ) -> None:
     """Run SCRIPT.py under observation: what is wrong with its training, with evidence and what to change.
@@ -28,6 +32,8 @@ def diagnose(
     """
     out = _take_stdout() if as_json else None
     found = api.diagnose(script, arguments or ())
+    if page is not None:
+        write_text(page, render([found.to_json()]))
     if out is None:
         sys.stdout.flush()
         show(found)
