@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -199,6 +200,18 @@ def test_strict(write, monkeypatch, capfd):
     with pytest.raises(SystemExit) as ended:
         cli.diagnose(failing, strict=True)
     assert ended.value.code == 9
+
+
+def test_the_page(write, tmp_path, monkeypatch, capfd):
+    script = write(TRAIN + "    os.chdir('/')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        cli.diagnose(str(script), page=Path("page.html"))
+    assert "script.py" in (tmp_path / "page.html").read_text()
+    capfd.readouterr()
+    with pytest.raises(UsageError, match="there is no folder"):
+        cli.diagnose(str(script), page=Path("missing/page.html"))
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.shared
