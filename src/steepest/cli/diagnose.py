@@ -13,6 +13,7 @@ from rich.console import Console
 
 from steepest import api
 from steepest.cli.files import write_text
+from steepest.errors import UsageError
 from steepest.report.page import render
 from steepest.results.diagnosis import Diagnosis
 
@@ -30,6 +31,11 @@ def diagnose(
 
     The script runs as under python: its output and its exit code are its own. The findings are printed to stderr when it has ended.
     """
+    if page is not None:
+        # The script may go to another folder, and what cannot be written had better be known before hours of training.
+        page = page.resolve()
+        if not page.parent.is_dir():
+            raise UsageError(f"there is no folder {page.parent} for the page")
     out = _take_stdout() if as_json else None
     found = api.diagnose(script, arguments or ())
     if page is not None:
