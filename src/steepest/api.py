@@ -192,6 +192,7 @@ def diagnose(script: str | Path, arguments: Sequence[str] = ()) -> Diagnosis:
         losses=tuple(p.value for p in run.losses),
         notes=run.notes,
         measurements={type(r).__name__: r.to_json() for r in run.measurements()},
+        loss_optimizers=tuple(p.optimizer for p in run.losses),
     )
 
 

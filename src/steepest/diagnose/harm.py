@@ -12,7 +12,7 @@ from steepest.probes.task import POINTWISE
 from steepest.results.finding import Evidence
 
 MILD, CLEAR = 0.1, 0.25
-"""Shortfalls from which on a run counts as mildly and as clearly worse than it could be; fitted, see docs/diagnosis.md."""
+"""Shortfalls from which on a run counts as mildly and as clearly worse than it could be; fitted, see docs/judgement.md."""
 
 
 @dataclass(frozen=True)

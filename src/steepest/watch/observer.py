@@ -6,20 +6,19 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from steepest.probes.autograd import leaves
 from steepest.probes.events import (
     Backward,
     Comparison,
     Criterion,
     Epoch,
-    Event,
     Forward,
     LossPoint,
     ModuleCall,
@@ -29,25 +28,13 @@ from steepest.probes.events import (
     tensors,
 )
 from steepest.probes.probe import Measurement, Probe
+from steepest.watch.listeners import Listeners
 from steepest.watch.loaders import describe
 from steepest.watch.optimizer_state import OptimizerState
 from steepest.watch.run import WatchedRun
 from steepest.watch.schedule import Schedule
 
-_METHODS = (
-    "on_forward",
-    "on_module",
-    "on_module_gradient",
-    "on_criterion",
-    "on_comparison",
-    "before_backward",
-    "after_backward",
-    "before_step",
-    "after_step",
-    "on_optimizer",
-    "on_epoch",
-)
-_COSTLY = ("on_module", "on_module_gradient")
+COMPILED = "torch.compile was used: modules and losses inside what it compiles are not seen, only backward passes, gradients and steps"
 
 
 class _Thread(threading.local):
@@ -58,7 +45,7 @@ class _Thread(threading.local):
         self.in_step: int = 0
 
 
-class Observer:
+class Observer(Listeners):
     """Follows one run and feeds its probes.
 
     Nothing here raises into the script: a probe that fails is dropped, and if the observer fails itself it goes blind. All that
@@ -71,16 +58,13 @@ class Observer:
     """
 
     def __init__(self, run: WatchedRun, probes: Sequence[Probe], schedule: Schedule) -> None:
-        self.run, self.schedule = run, schedule
-        self.seeing = True
-        self.busy = False
+        super().__init__(run)
+        self.schedule = schedule
         self.thread = _Thread()
-        self.listeners: dict[str, list[tuple[Probe, Callable[[Any], None]]]] = {m: [] for m in _METHODS}
-        self.probes: list[Probe] = []
         self.states: list[OptimizerState] = []
         self.widening = 1
-        self.next_sample, self.windows_left, self.windows = 0, 1, 0
-        self.spent, self.began = 0.0, time.perf_counter()
+        self.next_sample = 0
+        self.began = time.perf_counter()
         self.order = self.trained = self.evaluated = 0
         self.known: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
         self.calls = 0
@@ -90,14 +74,11 @@ class Observer:
         self.scaled: list[tuple[weakref.ref[Tensor], Tensor, Tensor]] = []
         self.values: list[float] = []
         self.points = self.passes = 0
-        self.stepped = True
+        self.stepped, self.optimized = True, False
         self.copy: tuple[weakref.ref[Tensor], Tensor] | None = None
         self.backward_scale: float | None = None
         self.loaders: weakref.WeakKeyDictionary[Any, list[int]] = weakref.WeakKeyDictionary()
-        for probe in probes:
-            if self._ask(probe, "start", lambda p=probe: p.start(run)):
-                self.probes.append(probe)
-        self._listen()
+        self.ask(probes)
 
     # Windows.
 
@@ -120,53 +101,6 @@ class Observer:
             self.windows_left, self.windows = turns, self.windows + 1
             self.next_sample = step + max(turns, self.schedule.gap(step) * self.widening)
 
-    # Telling.
-
-    def guard(self, action: Callable[[], object]) -> None:
-        """Run our own work: silent, without gradients, and whatever goes wrong stays here."""
-        if self.busy or not self.seeing:
-            return
-        start = time.perf_counter()
-        self.busy = True
-        try:
-            with torch.no_grad():
-                action()
-        except Exception as error:
-            self.step_aside(error)
-        finally:
-            self.busy = False
-            if self.windows_left:
-                self.spent += time.perf_counter() - start
-
-    def step_aside(self, error: Exception) -> None:
-        """See nothing more."""
-        self.seeing = False
-        self.run.note(f"the observer stopped watching after step {self.run.steps}: {type(error).__name__}: {error}")
-
-    def tell(self, method: str, event: Event) -> None:
-        """Hand an event to all who listen."""
-        for probe, call in tuple(self.listeners[method]):
-            told = event
-            if event.sampled and probe.every > 1 and (self.windows - 1) % probe.every:
-                if method in _COSTLY:
-                    continue
-                told = replace(event, sampled=False)
-            self._ask(probe, method, lambda c=call, e=told: c(e))
-
-    def _ask(self, probe: Probe, method: str, call: Callable[[], Any]) -> bool:
-        try:
-            call()
-        except Exception as error:
-            self.run.note(f"the probe {type(probe).__name__} was dropped: {method} raised {type(error).__name__}: {error}")
-            self.probes = [p for p in self.probes if p is not probe]
-            self._listen()
-            return False
-        return True
-
-    def _listen(self) -> None:
-        for method, listeners in self.listeners.items():
-            listeners[:] = [(p, getattr(p, method)) for p in self.probes if getattr(type(p), method) is not getattr(Probe, method)]
-
     def finish(self) -> None:
         """The run is over: ask every probe for its record."""
         records: list[Measurement] = []
@@ -179,7 +113,7 @@ class Observer:
         self.busy = True
         with torch.no_grad():
             for probe in list(self.probes):
-                self._ask(probe, "finish", lambda p=probe: ask(p))
+                self._ask(probe, "finish", ask, probe)
         self.seeing = False
         self.forget()
         self.run.close(tuple(records))
@@ -208,18 +142,19 @@ class Observer:
     def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """A module was called; ``output`` is None where it raised."""
         calls = self.thread.calls
-        leaf = True
-        while calls:
+        if not any(called is module for called, _ in calls):
+            return
+        called, leaf = calls.pop()
+        while called is not module:
             called, leaf = calls.pop()
-            if called is module:
-                break
         depth = len(calls)
+        if output is None or (depth and not self.windows_left):
+            return
         grad = torch.is_grad_enabled()
-        sampled = bool(self.windows_left) and (
-            self.trained < self.schedule.forwards if grad else self.evaluated < self.schedule.evaluations
-        )
-        if output is not None and (depth == 0 or (sampled and (self.listeners["on_module"] or self.listeners["on_module_gradient"]))):
-            self.guard(lambda: self._called(module, args, kwargs, output, depth, grad, sampled, leaf))
+        sampled = self.windows_left > 0 and (self.trained < self.schedule.forwards if grad else self.evaluated < self.schedule.evaluations)
+        model = depth == 0 and self.known.get(module, False)
+        if model or (sampled and (self.listeners["on_module"] or self.listeners["on_module_gradient"])):
+            self.guard(lambda: self._called(module, args, kwargs, output, depth, grad, sampled, leaf, model))
 
     def _called(
         self,
@@ -231,18 +166,19 @@ class Observer:
         grad: bool,
         sampled: bool,
         leaf: bool,
+        model: bool,
     ) -> None:
         step = self.run.steps
-        if depth == 0 and self.known.get(module):
+        if model:
             self._model_called(module, args, kwargs, output, grad, sampled)
-        if not sampled:
+        if not sampled or isinstance(module, torch.fx.GraphModule):
             return
         name = self.run.module_name(module)
         order, self.order = self.order, self.order + 1
         self.tell("on_module", ModuleCall(step, True, module, name, args, kwargs, output, module.training, grad, depth, order, leaf))
         if grad and self.listeners["on_module_gradient"]:
             tensor = next(tensors(output), None)
-            if tensor is not None and tensor.requires_grad and tensor.is_floating_point():
+            if tensor is not None and tensor.grad_fn is not None:
                 self._follow_gradient(tensor, module, name, order)
 
     def _model_called(
@@ -257,7 +193,8 @@ class Observer:
         length = prediction.shape[0] if prediction is not None and prediction.ndim else 0
         self.last_call = (None if prediction is None else weakref.ref(prediction), length, grad, module.training)
         if sampled and grad and prediction is not None and prediction.requires_grad:
-            self.outputs.append((self.run.module_name(module), prediction))
+            # Outputs that are never differentiated must not pile up.
+            self.outputs = [*self.outputs[-7:], (self.run.module_name(module), prediction)]
         if self.listeners["on_forward"]:
             name = self.run.module_name(module)
             self.tell("on_forward", Forward(self.run.steps, sampled, module, name, args, kwargs, output, module.training, grad))
@@ -265,13 +202,24 @@ class Observer:
     def _follow_gradient(self, tensor: Tensor, module: nn.Module, name: str, order: int) -> None:
         step = self.run.steps
 
-        def reached(gradient: Tensor) -> None:
+        place = tensor.output_nr
+
+        def reached(gradients: tuple[Tensor | None, ...]) -> None:
             # Inside torch.autograd.grad the scale is None: such a gradient is the script's business, or a probe's.
-            scale = self.backward_scale
-            if scale is not None:
+            gradient, scale = gradients[place], self.backward_scale
+            if gradient is not None and scale is not None:
                 self.guard(lambda: self.tell("on_module_gradient", ModuleGradient(step, True, module, name, order, gradient, scale)))
 
-        tensor.register_hook(reached)
+        # On the node: a hook of the tensor would be seen by whoever copies or saves the tensor.
+        assert tensor.grad_fn is not None
+        tensor.grad_fn.register_prehook(reached)
+
+    def compiled(self, what: Any) -> None:
+        """``torch.compile`` was asked for something: None, a function, a module or its method."""
+        self.run.note(COMPILED)
+        module = getattr(what, "__self__", what)
+        if isinstance(module, nn.Module) and module not in self.known:
+            self.guard(lambda: self._first_call(module))
 
     # Losses.
 
@@ -302,18 +250,23 @@ class Observer:
             training=None if last is None else last[3],
         )
         self.tell("on_criterion", event)
+        # The record lives on until the backward pass, its tensors must not.
+        for tensor in ("input", "target", "result"):
+            object.__setattr__(event, tensor, None)
         if event.grad and len(self.criteria) < 64:
-            self.criteria.append(replace(event, input=None, target=None, result=None))
+            self.criteria.append(event)
 
     def comparison(self, name: str, left: Any, right: Any, result: Any) -> None:
         """Two tensors were compared."""
+        if isinstance(right, Tensor) and isinstance(result, Tensor) and self.listeners["on_comparison"]:
+            self.guard(lambda: self._comparison(name, left, right, result))
+
+    def _comparison(self, name: str, left: Tensor, right: Tensor, result: Tensor) -> None:
         last = self.last_call
-        if last is None or last[1] == 0 or not isinstance(right, Tensor) or not isinstance(result, Tensor):
-            return
-        if last[1] not in (left.shape[:1] + right.shape[:1]) or result.requires_grad or left.shape[0:1] == () or right.ndim == 0:
+        if last is None or result.requires_grad or left.ndim == 0 or right.ndim == 0 or last[1] not in (left.shape[0], right.shape[0]):
             return
         event = Comparison(self.run.steps, self.sampled, name, left, right, result, last[2], last[3], self.calls)
-        self.guard(lambda: self.tell("on_comparison", event))
+        self.tell("on_comparison", event)
 
     def scaled_loss(self, original: Any, result: Any, scale: Any) -> None:
         """A gradient scaler multiplied a loss."""
@@ -359,6 +312,7 @@ class Observer:
         self.passes += 1
         self.criteria, self.outputs, self.scaled = [], [], []
         self.tell("before_backward", event)
+        object.__setattr__(event, "outputs", ())
         self.backward_scale = scale
         return event
 
@@ -371,7 +325,9 @@ class Observer:
     def _end_backward(self, event: Backward) -> None:
         for state in self.states:
             state.after_backward()
-        self.tell("after_backward", replace(event, outputs=()))
+        if not self.optimized:
+            self._remember(event.loss)
+        self.tell("after_backward", event)
 
     def _length(self) -> int:
         return 0 if self.last_call is None else self.last_call[1]
@@ -390,20 +346,20 @@ class Observer:
 
     def _update_by_hand(self) -> None:
         """Where no optimizer has stepped, a parameter that changed since the last backward pass is a step."""
-        if any(s.steps for s in self.states):
+        parameter, copy = (None, None) if self.copy is None else (self.copy[0](), self.copy[1])
+        if self.thread.in_step or parameter is None or copy is None or (parameter.shape == copy.shape and torch.equal(parameter, copy)):
             return
-        if self.copy is not None:
-            parameter = self.copy[0]()
-            if parameter is not None and (parameter.shape != self.copy[1].shape or not torch.equal(parameter, self.copy[1])):
-                self.run.by_hand = True
-                event = Step(self.run.steps, self.sampled, None, -1, self.run.steps, tuple(self.values), self.passes, None, True)
-                self.run.steps += 1
-                self.stepped = True
-                self.tell("after_step", event)
-                self._next_window()
-        if self.copy is None or self.copy[0]() is None or self.stepped:
-            learnt = [p for m in self.run.models for p in m.parameters() if p.requires_grad and p.grad is not None]
-            smallest = min(learnt, key=Tensor.numel, default=None)
+        self.run.by_hand = True
+        event = Step(self.run.steps, self.sampled, None, -1, self.run.steps, tuple(self.values), self.passes, None, True)
+        self.run.steps += 1
+        self.copy, self.stepped = None, True
+        self.tell("after_step", event)
+        self._next_window()
+
+    def _remember(self, loss: Tensor) -> None:
+        """Keep a copy of the smallest parameter that the loss has given a gradient, to see whether it is updated by hand."""
+        if self.copy is None or self.copy[0]() is None:
+            smallest = min((p for p in leaves(loss) if p.grad is not None), key=Tensor.numel, default=None)
             self.copy = None if smallest is None else (weakref.ref(smallest), smallest.detach().clone())
 
     # Optimizers.
@@ -420,7 +376,7 @@ class Observer:
         self.states.append(state)
         self.run._optimizers.append(state.optimizer)
         for probe, call in tuple(self.listeners["on_optimizer"]):
-            self._ask(probe, "on_optimizer", lambda c=call: c(optimizer))
+            self._ask(probe, "on_optimizer", call, optimizer)
         return state
 
     def begin_step(self, optimizer: Optimizer) -> None:
@@ -435,17 +391,15 @@ class Observer:
 
     def _step(self, optimizer: Optimizer) -> Step:
         state = self._state(optimizer)
-        if self.passes == 0:
-            # Nothing was differentiated yet: a closure will do so during this step.
-            cleared = None
-        else:
-            cleared = state.cleared
-        return Step(self.run.steps, self.sampled, optimizer, state.index, state.steps, tuple(self.values), state.backwards, cleared)
+        # Nothing differentiated since its last step: a closure will do so during this one.
+        values, cleared = (tuple(self.values), state.cleared) if state.fresh else ((), None)
+        return Step(self.run.steps, self.sampled, optimizer, state.index, state.steps, values, state.backwards, cleared)
 
     def _end_step(self, optimizer: Optimizer) -> None:
         state = self._state(optimizer)
         event = self._step(optimizer)
         state.after_step()
+        self.copy, self.optimized = None, True
         self.run.assign_losses(self.points, state.index)
         self.run.steps += 1
         self.stepped = True

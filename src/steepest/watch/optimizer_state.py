@@ -19,11 +19,16 @@ class OptimizerState:
     Args:
         optimizer: it, weakly.
         index: 0, 1, ... in the order in which they were first seen.
+        steps: that it made.
+        fresh: backward passes since its last step.
+        backwards: those since its gradients were seen cleared.
+        cleared: whether they were, since its last step; None before the first.
     """
 
     optimizer: weakref.ref[Optimizer]
     index: int
     steps: int = 0
+    fresh: int = 0
     backwards: int = 0
     cleared: bool | None = None
     witness: weakref.ref[Tensor] | None = None
@@ -34,18 +39,23 @@ class OptimizerState:
         gradient = self._gradient()
         if self.mark is None or self.witness is None:
             return
-        if gradient is None or id(gradient) != self.mark[0] or (gradient._version != self.mark[1] and not gradient.count_nonzero()):
+        if gradient is None or id(gradient) != self.mark[0]:
             self.cleared, self.backwards = True, 0
+        elif gradient._version != self.mark[1]:
+            # On an accelerator reading would wait for it; little else than zeroing changes a gradient between two passes.
+            if gradient.device.type != "cpu" or not gradient.count_nonzero():
+                self.cleared, self.backwards = True, 0
 
     def after_backward(self) -> None:
         """Gradients were added to."""
         self.backwards += 1
+        self.fresh += 1
         self._look()
 
     def after_step(self) -> None:
         """The optimizer has stepped."""
         self.steps += 1
-        self.cleared = False
+        self.cleared, self.fresh = False, 0
         if self._gradient() is None:
             self._choose()
         self._look()
