@@ -16,8 +16,8 @@ def delta_orthogonal_(weight: Tensor, gain: float = 1.0, groups: int = 1, genera
     has at least as many output as input channels; with fewer, its adjoint is. ``torch.nn.init.orthogonal_`` gives neither.
 
     Args:
-        weight: ``[out, in / groups, *kernel]``, three to five axes, changed in place. The centre of an even kernel is the earlier of the two
-            middle entries.
+        weight: ``[out, in / groups, *kernel]``, three to five axes, changed in place. The centre of an even kernel is the earlier of its
+            two middle entries.
         gain: not negative; sqrt(2) for ReLU, one for linear and tanh networks.
         groups: of the convolution; each gets an orthogonal matrix of its own.
         generator: of the random numbers.

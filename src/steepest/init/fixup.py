@@ -31,8 +31,8 @@ def fixup_(
     """Initialise residual branches so that one step of size eta changes the output by Theta(eta), whatever their number.
 
     Rules 1 and 2 of the paper: with L branches of m weights each, the last weight of a branch and the classification layer are zero; the
-    other weights of the branch follow He et al. (2015), times L^(-1/(2m - 2)). Biases of these layers become zero; better have none, and the
-    scalar biases and multipliers of rule 3 instead (``steepest.layers.FixupResidual``). Weights outside the branches are left as they are.
+    other weights of the branch follow He et al. (2015), times L^(-1/(2m - 2)). Biases of these layers become zero; better have none, and
+    the scalar biases and multipliers of rule 3 instead (``steepest.layers.FixupResidual``). Weights outside the branches stay as they are.
 
     Args:
         branches: one module per residual branch (not the block with its shortcut), such as ``[block.branch for block in blocks]``; its

@@ -46,7 +46,7 @@ def lsuv_(
 ) -> tuple[LsuvLayer, ...]:
     """Scale each dense and convolutional layer, from the first to the last as they run, until its outputs have variance one.
 
-    The model runs in the mode it is in; its buffers (batch-norm statistics) are as before afterwards. Layers that do not run are not scaled.
+    The model runs in the mode it is in; its buffers (batch-norm statistics) are as before afterwards. Layers that do not run stay unscaled.
 
     Args:
         model: changed in place.
