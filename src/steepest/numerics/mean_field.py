@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from torch import Tensor, func
+from torch import Tensor
 
 from steepest.errors import UsageError
 
@@ -121,4 +121,6 @@ def _nodes_around(split: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _derivative(activation: Activation, x: Tensor) -> Tensor:
-    return func.jvp(activation, (x,), (torch.ones_like(x),))[1]
+    with torch.enable_grad():
+        point = x.detach().requires_grad_()
+        return torch.autograd.grad(activation(point).sum(), point)[0]
