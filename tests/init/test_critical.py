@@ -28,7 +28,7 @@ def test_erf_has_a_closed_form(variance):
 @pytest.mark.parametrize("activation", [nn.Tanh(), nn.ReLU(), nn.GELU()], ids=lambda a: type(a).__name__)
 @pytest.mark.parametrize("orthogonal", [False, True], ids=["gaussian", "orthogonal"])
 def test_signals_and_gradients_keep_their_scale(activation, orthogonal):
-    width, depth = 400, 12
+    width, depth = 600, 12
     layers = nn.Sequential(*(nn.Linear(width, width) for _ in range(depth))).double()
     # GELU's variance is held at this one alone: below it, deviations grow.
     variance = (3 + math.sqrt(17)) / 2 if isinstance(activation, nn.GELU) else 1.0
@@ -40,11 +40,11 @@ def test_signals_and_gradients_keep_their_scale(activation, orthogonal):
     h = x.requires_grad_()
     for layer in layers:
         z = layer(h)
-        assert z.square().mean().item() == pytest.approx(variance, rel=0.35)
+        assert z.square().mean().item() == pytest.approx(variance, rel=0.5)
         h = activation(z)
     (gradient,) = torch.autograd.grad((z * torch.randn_like(z)).sum(), x)
     # The last map is linear; the activations' slopes are in the other depth - 1.
-    assert gradient.square().mean().item() == pytest.approx(scale.weight_std**2, rel=0.45)
+    assert gradient.square().mean().item() == pytest.approx(scale.weight_std**2, rel=0.5)
 
 
 def test_orthogonal_layers_of_unequal_width_and_convolutions_keep_the_mean_square():

@@ -24,7 +24,7 @@ class CriticalScale:
         bias_std: sigma_b, of the biases.
         variance: of the pre-activations, which layers hand on unchanged.
         growth: what a layer multiplies a small deviation from that variance by. Below one it heals (tanh, erf), at one it stays (ReLU), above
-            one it grows with depth: GELU at variances below 3.56 and SiLU below 14.3, their half-stable points (Roberts, Yaida and Hanin,
+            one it grows with depth: GELU at variances below 3.56, SiLU below 14.3, their half-stable points (Roberts, Yaida and Hanin,
             "The principles of deep learning theory", 2022, section 5.3.4).
     """
 
