@@ -13,16 +13,18 @@ if TYPE_CHECKING:
     from steepest.api import audit as audit
     from steepest.api import bound as bound
     from steepest.api import check as check
+    from steepest.api import study as study
     from steepest.results import Bracket as Bracket
     from steepest.results import Domain as Domain
 
 __version__ = "0.1.0"
-__all__ = ["Bracket", "Domain", "__version__", "audit", "bound", "check"]
+__all__ = ["Bracket", "Domain", "__version__", "audit", "bound", "check", "study"]
 
 _HOMES = {
     "audit": "steepest.api",
     "bound": "steepest.api",
     "check": "steepest.api",
+    "study": "steepest.api",
     "Bracket": "steepest.results",
     "Domain": "steepest.results",
 }

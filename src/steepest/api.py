@@ -1,4 +1,4 @@
-"""The verbs in Python: bound, check, audit."""
+"""The verbs in Python: bound, check, audit, study."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from steepest.numerics.deadline import Deadline
 from steepest.proofs.certificate import load_certificate
 from steepest.proofs.check import Verdict
 from steepest.proofs.check import check as check_against
-from steepest.results import Bracket, Domain
+from steepest.results import Bracket, Domain, StudyResult
 from steepest.results.domain import NORM_NAMES, norm_from_name
+from steepest.studies.table import find
 
 Model = nn.Module | Graph | str | Path
 """An ``nn.Module``; a path to ``.onnx`` or ``.safetensors``; or ``"module:factory"``."""
@@ -161,6 +162,23 @@ def audit(
         raise UsageError(f"{len(batch)} inputs came with {len(labels)} labels")
     source = str(model) if isinstance(model, (str, Path)) else type(model).__name__
     return auditing.run(Subject(loaded.graph, loaded.name, source, batch, labels, data_name))
+
+
+def study(name: str, *, seeds: int | None = None, progress: AuditProgress = lambda stage, fraction: None) -> StudyResult:
+    """Try claims of the literature on scikit-learn's digits: a verdict per claim, with the numbers behind it, and figures.
+
+    Other options than the number of seeds are fields of the study's class: ``steepest.studies.table.find(name)(steps=..., ...).run()``.
+
+    Args:
+        name: as ``steepest study list`` shows them.
+        seeds: repetitions, over which the intervals are, at least two; by default the study's own number.
+        progress: called with a phrase and the fraction done.
+
+    Raises:
+        UsageError: for an unknown name or too few seeds, or without scikit-learn, which has the data.
+    """
+    kind = find(name)
+    return (kind() if seeds is None else kind(seeds=seeds)).run(progress)
 
 
 def capture(

@@ -13,6 +13,7 @@ from steepest.cli.audit import audit
 from steepest.cli.bound import bound
 from steepest.cli.check import check
 from steepest.cli.report import report
+from steepest.cli.study import study
 from steepest.errors import SoundnessError, SteepestError
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app.command()(audit)
 app.command()(bound)
 app.command()(check)
 app.command()(report)
+app.command()(study)
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "bad_alloc")
 
