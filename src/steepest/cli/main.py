@@ -12,6 +12,8 @@ import typer
 from steepest.cli.audit import audit
 from steepest.cli.bound import bound
 from steepest.cli.check import check
+from steepest.cli.diagnose import diagnose
+from steepest.cli.explain import explain
 from steepest.cli.report import report
 from steepest.cli.study import study
 from steepest.errors import SoundnessError, SteepestError
@@ -27,6 +29,8 @@ app = typer.Typer(
 app.command()(audit)
 app.command()(bound)
 app.command()(check)
+app.command()(explain)
+app.command()(diagnose)
 app.command()(report)
 app.command()(study)
 

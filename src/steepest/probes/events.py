@@ -9,7 +9,7 @@ and whether its window is sampled: cheap facts come in every window, costly ones
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -136,14 +136,15 @@ class Criterion(Event):
 
 @dataclass(frozen=True, eq=False)
 class Comparison(Event):
-    """``left == right`` or ``left - right`` of two tensors, one of them as long as the latest prediction, nothing of it differentiated.
+    """``left == right``, ``left != right`` or ``left - right`` of two tensors, nothing of it differentiated. Every window.
+
+    One of them is as long as the latest prediction.
 
     This is how accuracy and errors on held-out data are seen where they are written by hand. The mean of an equality is the accuracy,
-    unless the shapes were broadcast against each other: then ``result`` is larger than both. Every window; equalities also where
-    gradients are enabled.
+    unless the shapes were broadcast against each other: then ``result`` is larger than both.
 
     Args:
-        name: ``eq`` or ``sub``.
+        name: ``eq``, ``ne`` or ``sub``.
         left, right, result: its tensors.
         grad: whether gradients were enabled when the model was called, so that True may mean accuracy on a training batch.
         training: the mode of the model when it was called.
@@ -170,7 +171,7 @@ class Backward(Event):
         value: its value, unscaled; None where reading it would wait for an accelerator in a window that is not sampled.
         scale: what a ``GradScaler`` multiplied it by.
         criteria: the losses called since the last backward pass, without their tensors.
-        outputs: name and autograd node of the model outputs since then; empty where the window is not sampled.
+        outputs: the model outputs since then that have a gradient, with the names of their models; empty where the window is not sampled.
         inside_step: whether an optimizer's closure runs it.
         number: of this backward pass in its window: 0, 1, ... counts micro-batches.
     """
@@ -179,7 +180,7 @@ class Backward(Event):
     value: float | None
     scale: float
     criteria: tuple[Criterion, ...]
-    outputs: tuple[tuple[str, Any], ...]
+    outputs: tuple[tuple[str, Tensor], ...]
     inside_step: bool
     number: int
 
@@ -268,7 +269,7 @@ def tensors(value: Any, depth: int = 4) -> Iterator[Tensor]:
     elif depth and isinstance(value, (tuple, list)):
         for item in value:
             yield from tensors(item, depth - 1)
-    elif depth and hasattr(value, "values") and callable(value.values) and not isinstance(value, type):
+    elif depth and isinstance(value, Mapping):
         for item in value.values():
             yield from tensors(item, depth - 1)
     elif depth and hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
