@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -37,19 +38,20 @@ class Hessian:
         Raises:
             UsageError: when an operation has no second derivative (fused attention, compiled graphs).
         """
-        with torch.enable_grad():
+        with torch.enable_grad(), _explained():
             found = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
-            return cls(flat(list(found)), tuple(parameters), scale)
+            gradient = flat(list(found))
+        if once := _differentiable_once(gradient):
+            raise UsageError(f"the loss has no second derivative here: {once} can be differentiated once")
+        return cls(gradient, tuple(parameters), scale)
 
     def times(self, vector: Tensor) -> Tensor:
         """The Hessian times a vector, both flat."""
         if not self.gradient.requires_grad:
             return torch.zeros_like(vector)
         v = vector if self.scale is None else self.scale * vector
-        try:
+        with _explained():
             found = torch.autograd.grad(self.gradient, self.parameters, v, retain_graph=True, allow_unused=True, materialize_grads=True)
-        except RuntimeError as error:
-            raise UsageError(f"the loss has no second derivative here: {str(error).splitlines()[0]}") from error
         product = flat(list(found))
         return product if self.scale is None else self.scale * product
 
@@ -99,3 +101,28 @@ def hessian_eigenvalues(
     with twice_differentiable():
         loss = objective.loss(leaves)
         return Hessian.of(loss, tuple(leaves.values()), scale).extremes(largest, smallest, tolerance, steps, start)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise UsageError(f"the loss has no second derivative here: {str(error).splitlines()[0]}") from error
+
+
+def _differentiable_once(gradient: Tensor) -> str | None:
+    """An operation marked ``once_differentiable`` in the graph of a gradient.
+
+    Differentiating towards given inputs steps over the node that would raise, and takes what lies beyond for constant.
+    """
+    seen, layer = set(), [gradient.grad_fn]
+    while layer:
+        node = layer.pop()
+        if node is None or node in seen:
+            continue
+        if node.name().startswith("DelayedError"):
+            return "an operation of the script's own (once_differentiable)"
+        seen.add(node)
+        layer.extend(n for n, _ in node.next_functions)
+    return None

@@ -60,9 +60,21 @@ def singular_values(function: Function, x: Tensor) -> Tensor:
 
     with same_randomness(), torch.no_grad():
         inputs, outputs = x[0].numel(), one(x[0]).numel()
-        jacobian = func.vmap((func.jacrev if outputs <= inputs else func.jacfwd)(one), randomness="same")
+        jacobian = func.vmap(func.jacrev(one) if outputs <= inputs else _by_columns(one), randomness="same")
         parts = x.split(max(1, ENTRIES // (inputs * outputs)))
         return torch.cat([torch.linalg.svdvals(jacobian(part).flatten(2)) for part in parts])
+
+
+def _by_columns(one: Function) -> Function:
+    """The Jacobian from as many products as there are inputs: J v is the derivative in u of J'u, which is linear in u."""
+
+    def jacobian(sample: Tensor) -> Tensor:
+        y, back = func.vjp(one, sample)
+        _, forward = func.vjp(back, torch.zeros_like(y))
+        basis = torch.eye(sample.numel(), dtype=sample.dtype, device=sample.device).view(-1, *sample.shape)
+        return func.vmap(lambda v: forward((v,))[0], randomness="same")(basis).mT
+
+    return jacobian
 
 
 def extreme_singular_values(function: Function, x: Tensor, steps: int = 60, tolerance: float = 1e-3) -> tuple[float, float]:

@@ -54,9 +54,9 @@ class Objective:
         given = self.parameters if parameters is None else parameters
         with torch.enable_grad(), same_randomness():
             value = self.loss_fn(apply(self.model, given, self.batch[0]), self.batch[1])
-        if value.numel() != 1:
-            raise UsageError(f"the loss is a tensor of shape {list(value.shape)}: reduce it to one number, by its mean for example")
-        return value.reshape(())
+            if value.numel() != 1:
+                raise UsageError(f"the loss is a tensor of shape {list(value.shape)}: reduce it to one number, by its mean for example")
+            return value.reshape(())
 
     def gradient(self, parameters: Parameters | None = None) -> tuple[float, Parameters]:
         """The loss and its gradient at these parameters; cost: one gradient."""

@@ -49,7 +49,7 @@ def nesterov(momentum: float) -> float:
 
 
 def averaged_momentum(momentum: float) -> float:
-    """``(2 + 2 b) / (1 - b)``, 38 for b = 0.9: ``m = b m + (1 - b) g, w -= rate P^-1 m`` with the curvature ``P^-1 H`` (Cohen et al. 2022)."""
+    """``(2 + 2 b) / (1 - b)`` for ``m = b m + (1 - b) g, w -= rate P^-1 m``, of ``P^-1 H``; 38 for b = 0.9 (Cohen et al. 2022)."""
     return (2.0 + 2.0 * momentum) / (1.0 - momentum)
 
 

@@ -30,7 +30,7 @@ def variance_map(activation: Activation, variance: float, weight_std: float, bia
 
 
 def slope(activation: Activation, variance: float, weight_std: float) -> float:
-    """``chi_1 = sigma_w^2 E phi'(sqrt(q) z)^2``: squared gradients and small angles grow by it a layer (Schoenholz et al. 2017, equation 5).
+    """``chi_1 = sigma_w^2 E phi'(sqrt(q) z)^2``: squared gradients grow by it a layer, small angles too (Schoenholz et al. 2017).
 
     Below 1 is the ordered phase (gradients vanish), above 1 the chaotic one (they explode).
     """
@@ -122,5 +122,5 @@ def _nodes_around(split: Tensor) -> tuple[Tensor, Tensor]:
 
 def _derivative(activation: Activation, x: Tensor) -> Tensor:
     with torch.enable_grad():
-        point = x.detach().requires_grad_()
-        return torch.autograd.grad(activation(point).sum(), point)[0]
+        x = x.clone().requires_grad_()
+        return torch.autograd.grad(activation(x).sum(), x)[0]

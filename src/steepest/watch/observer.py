@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from steepest.probes.autograd import leaves
 from steepest.probes.events import (
     Backward,
     Comparison,
@@ -47,6 +48,7 @@ _METHODS = (
     "on_optimizer",
     "on_epoch",
 )
+COMPILED = "torch.compile was used: modules and losses inside what it compiles are not seen, only backward passes, gradients and steps"
 _COSTLY = ("on_module", "on_module_gradient")
 
 
@@ -79,7 +81,7 @@ class Observer:
         self.probes: list[Probe] = []
         self.states: list[OptimizerState] = []
         self.widening = 1
-        self.next_sample, self.windows_left, self.windows = 0, 1, 0
+        self.next_sample, self.windows_left, self.windows = 0, 1, 1
         self.spent, self.began = 0.0, time.perf_counter()
         self.order = self.trained = self.evaluated = 0
         self.known: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
@@ -235,7 +237,7 @@ class Observer:
         step = self.run.steps
         if depth == 0 and self.known.get(module):
             self._model_called(module, args, kwargs, output, grad, sampled)
-        if not sampled:
+        if not sampled or isinstance(module, torch.fx.GraphModule):
             return
         name = self.run.module_name(module)
         order, self.order = self.order, self.order + 1
@@ -272,6 +274,13 @@ class Observer:
                 self.guard(lambda: self.tell("on_module_gradient", ModuleGradient(step, True, module, name, order, gradient, scale)))
 
         tensor.register_hook(reached)
+
+    def compiled(self, what: Any) -> None:
+        """``torch.compile`` was asked for something: None, a function, a module or its method."""
+        self.run.note(COMPILED)
+        module = getattr(what, "__self__", what)
+        if isinstance(module, nn.Module) and module not in self.known:
+            self.guard(lambda: self._first_call(module))
 
     # Losses.
 
@@ -371,6 +380,7 @@ class Observer:
     def _end_backward(self, event: Backward) -> None:
         for state in self.states:
             state.after_backward()
+        self._remember(event.loss)
         self.tell("after_backward", replace(event, outputs=()))
 
     def _length(self) -> int:
@@ -390,20 +400,22 @@ class Observer:
 
     def _update_by_hand(self) -> None:
         """Where no optimizer has stepped, a parameter that changed since the last backward pass is a step."""
-        if any(s.steps for s in self.states):
+        parameter, copy = (None, None) if self.copy is None else (self.copy[0](), self.copy[1])
+        if self.thread.in_step or parameter is None or copy is None or (parameter.shape == copy.shape and torch.equal(parameter, copy)):
             return
-        if self.copy is not None:
-            parameter = self.copy[0]()
-            if parameter is not None and (parameter.shape != self.copy[1].shape or not torch.equal(parameter, self.copy[1])):
-                self.run.by_hand = True
-                event = Step(self.run.steps, self.sampled, None, -1, self.run.steps, tuple(self.values), self.passes, None, True)
-                self.run.steps += 1
-                self.stepped = True
-                self.tell("after_step", event)
-                self._next_window()
-        if self.copy is None or self.copy[0]() is None or self.stepped:
-            learnt = [p for m in self.run.models for p in m.parameters() if p.requires_grad and p.grad is not None]
-            smallest = min(learnt, key=Tensor.numel, default=None)
+        self.run.by_hand = True
+        event = Step(self.run.steps, self.sampled, None, -1, self.run.steps, tuple(self.values), self.passes, None, True)
+        self.run.steps += 1
+        self.copy, self.stepped = None, True
+        self.tell("after_step", event)
+        self._next_window()
+
+    def _remember(self, loss: Tensor) -> None:
+        """Keep a copy of the smallest parameter that the loss has given a gradient, to see whether it is updated by hand."""
+        if any(s.steps for s in self.states):
+            self.copy = None
+        elif self.copy is None or self.copy[0]() is None:
+            smallest = min((p for p in leaves(loss) if p.grad is not None), key=Tensor.numel, default=None)
             self.copy = None if smallest is None else (weakref.ref(smallest), smallest.detach().clone())
 
     # Optimizers.
@@ -435,17 +447,15 @@ class Observer:
 
     def _step(self, optimizer: Optimizer) -> Step:
         state = self._state(optimizer)
-        if self.passes == 0:
-            # Nothing was differentiated yet: a closure will do so during this step.
-            cleared = None
-        else:
-            cleared = state.cleared
-        return Step(self.run.steps, self.sampled, optimizer, state.index, state.steps, tuple(self.values), state.backwards, cleared)
+        # Nothing differentiated since its last step: a closure will do so during this one.
+        values, cleared = (tuple(self.values), state.cleared) if state.fresh else ((), None)
+        return Step(self.run.steps, self.sampled, optimizer, state.index, state.steps, values, state.backwards, cleared)
 
     def _end_step(self, optimizer: Optimizer) -> None:
         state = self._state(optimizer)
         event = self._step(optimizer)
         state.after_step()
+        self.copy = None
         self.run.assign_losses(self.points, state.index)
         self.run.steps += 1
         self.stepped = True
