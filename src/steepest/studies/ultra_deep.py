@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from steepest.init import critical_, fixup_
 from steepest.results import Claim, Figure, Interval
@@ -50,7 +50,7 @@ class UltraDeep(Study):
     batch: int = 64
     rates: tuple[float, ...] = (0.0003, 0.001, 0.003)
     skip_rates: tuple[float, ...] = (0.003, 0.01, 0.03)
-    variance: float = 1 / 64
+    variance: float = 0.001
 
     def measure(self, progress: Progress) -> Findings:
         """Train every kind."""
@@ -149,4 +149,16 @@ class UltraDeep(Study):
             for layer in layers:
                 nn.init.normal_(layer.weight, 0.0, 1.5 / math.sqrt(self.width))
                 nn.init.zeros_(layer.bias)
-        return nn.Sequential(nn.Flatten(), entry, Plain(layers, torch.tanh), head)
+        small = math.sqrt(self.variance)
+        return nn.Sequential(nn.Flatten(), entry, _Times(small), Plain(layers, torch.tanh), _Times(1 / small), head)
+
+
+class _Times(nn.Module):
+    """Multiplied by a fixed number."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
