@@ -23,9 +23,9 @@ class CriticalScale:
         weight_std: sigma_w; weights have the variance ``sigma_w^2 / fan_in``.
         bias_std: sigma_b, of the biases.
         variance: of the pre-activations, which layers hand on unchanged.
-        growth: what a layer multiplies a small deviation from that variance by. Below one it heals (tanh, erf), at one it stays (ReLU), above
-            one it grows with depth: GELU at variances below 3.56, SiLU below 14.3, their half-stable points (Roberts, Yaida and Hanin,
-            "The principles of deep learning theory", 2022, section 5.3.4).
+        growth: what a layer multiplies a small deviation from that variance by. Below one it heals (tanh, erf), at one it stays (ReLU),
+            above one it grows with depth: GELU at variances below 3.56, SiLU below 14.3, their half-stable points (Roberts, Yaida and
+            Hanin, "The principles of deep learning theory", 2022, section 5.3.4).
     """
 
     layers: tuple[str, ...]

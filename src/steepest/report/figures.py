@@ -32,17 +32,17 @@ def figure_chart(figure: Mapping[str, Any]) -> str:
         x = _LEFT + across.share(t) * (_RIGHT - _LEFT)
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_BOTTOM:g}" y2="{_BOTTOM + 4:g}" class="axis"/>')
         parts.append(f'<text x="{x:.1f}" y="{_BOTTOM + 19:g}" class="tick" text-anchor="middle">{across.text(t)}</text>')
-    parts.append(f'<text x="{(_LEFT + _RIGHT) / 2:g}" y="{_BOTTOM + 42:g}" class="tick" text-anchor="middle">{escape(figure["x_label"])}</text>')
+    middle = (_LEFT + _RIGHT) / 2
+    parts.append(f'<text x="{middle:g}" y="{_BOTTOM + 42:g}" class="tick" text-anchor="middle">{escape(figure["x_label"])}</text>')
     for k, line in enumerate(lines):
         if len(line.upper) > 1:
             parts.append(f'<polygon points="{" ".join(map(at, [*line.upper, *reversed(line.lower)]))}" class="band s{k % COLOURS}"/>')
     for k, line in enumerate(lines):
         kind = f"s{k % COLOURS}"
-        parts.append(f'<polyline points="{" ".join(map(at, line.points))}" class="series {kind}"><title>{escape(line.name)}</title></polyline>')
+        points = " ".join(map(at, line.points))
+        parts.append(f'<polyline points="{points}" class="series {kind}"><title>{escape(line.name)}</title></polyline>')
         if len(line.points) <= 16:
-            parts += [
-                f'<circle cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="2.8" class="dot {kind}"/>' for p in map(at, line.points)
-            ]
+            parts += [f'<circle cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="2.8" class="dot {kind}"/>' for p in map(at, line.points)]
     return (
         f'<svg viewBox="0 0 {_WIDTH:g} {_BOTTOM + 52:g}" role="img" preserveAspectRatio="xMinYMin meet">'
         f"<title>{escape(figure['title'])}; {escape(figure['y_label'])} against {escape(figure['x_label'])}</title>{''.join(parts)}</svg>"
@@ -85,7 +85,7 @@ class _Axis:
 
     def ticks(self) -> list[float]:
         span = self.high - self.low
-        if self.logarithmic and span > 1.2:
+        if self.logarithmic and span > 2.2:
             step = max(1, round(span / 5))
             return [float(k) for k in range(math.ceil(self.low), math.floor(self.high) + 1, step)]
         if self.logarithmic:

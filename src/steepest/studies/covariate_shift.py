@@ -113,7 +113,7 @@ class CovariateShift(Study):
                     lambda s: s.stepped,
                 ),
                 claim(
-                    "It reduces internal covariate shift as Santurkar et al. define it: how the step of the layers before changes a gradient.",
+                    "It reduces internal covariate shift as Santurkar et al. define it: how the step of earlier layers changes a gradient.",
                     "Santurkar et al. 2018, definition 2.1; they found that it does not (section 2.2)",
                     "change of a layer's gradient, relative to its norm, when the layers before have stepped",
                     lambda s: s.gradient,

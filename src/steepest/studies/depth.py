@@ -84,9 +84,9 @@ class Depth(Study):
         gain, kept = less("skips", "plain"), less("skips", "skips, projections")
         refused = _identity_is_refused(self.width)
         return Findings(
-            f"dense layers of {self.width} on scikit-learn's digits, {', '.join(map(str, self.depths))} of them; {self.steps} steps of SGD, "
-            f"momentum 0.9, batch {self.batch}, the best of {len(self.rates)} rates; plain: He's initialisation; skips: blocks of two layers, "
-            "Fixup's; training loss of the last tenth of the steps",
+            f"dense layers of {self.width} on scikit-learn's digits, {', '.join(map(str, self.depths))} of them; {self.steps} steps of "
+            f"SGD, momentum 0.9, batch {self.batch}, the best of {len(self.rates)} rates; plain: He's initialisation; skips: blocks of "
+            "two layers, Fixup's; training loss of the last tenth of the steps",
             (
                 Claim(
                     "Plain networks degrade in training error with depth.",
@@ -115,11 +115,11 @@ class Depth(Study):
                 Claim(
                     "An identity skip needs equal dimensions; where they differ a projection serves as well.",
                     "He et al. 2016, section 3.2, equation 2, and section 4.1",
-                    f"The identity is refused between unequal widths; with projections the rise is below {_MARGIN}, and so is the loss at {deep} "
-                    "layers beyond that of identity skips.",
+                    f"The identity is refused between unequal widths; with projections the rise is below {_MARGIN}, and so is the loss at "
+                    f"{deep} layers beyond that of identity skips.",
                     together([below(projected, _MARGIN), below(kept, _MARGIN), above(mean_interval([refused] * 2), 0.5)]),
-                    f"The identity is {'refused' if refused else 'taken'}; with projections the loss rises by {text(projected)} nats, and is "
-                    f"{text(kept)} above that of identity skips.",
+                    f"The identity is {'refused' if refused else 'taken'}; with projections the loss rises by {text(projected)} nats, "
+                    f"and is {text(kept)} above that of identity skips.",
                     {"rise, projections": projected, f"projections - identity at {deep}": kept},
                 ),
             ),

@@ -123,7 +123,7 @@ class Normalisation(Study):
             return Claim(
                 statement,
                 source,
-                "The ratio of largest usable rates is above 1.25 at every depth; each end of its interval moved out by one step of the grid.",
+                "The ratio of largest usable rates is above 1.25 at every depth; its interval is widened by one step of the grid.",
                 together(above(m, 1.25) for m in found.values()),
                 f"The largest usable rate, over that with {base}: " + ", ".join(f"{k} {text(v)}" for k, v in found.items()) + ".",
                 {f"{k} / {base}": v for k, v in found.items()},
@@ -141,8 +141,8 @@ class Normalisation(Study):
             )
 
         return Findings(
-            f"{' and '.join(map(str, self.depths))} convolutions of 16 channels on scikit-learn's digits, He's initialisation, {self.steps} "
-            f"steps of SGD without momentum, batch {self.batch}, {len(rates)} rates from {rates[0]:g} to {rates[-1]:.3g}",
+            f"{' and '.join(map(str, self.depths))} convolutions of 16 channels on scikit-learn's digits, He's initialisation, "
+            f"{self.steps} steps of SGD without momentum, batch {self.batch}, {len(rates)} rates from {rates[0]:g} to {rates[-1]:.3g}",
             (
                 higher("Batch normalisation allows higher learning rates.", "Ioffe and Szegedy 2015, section 3.3", ("batch",)),
                 higher(

@@ -22,8 +22,8 @@ _ACTIVATIONS: dict[str, Activation] = {"relu": torch.relu, "tanh": torch.tanh}
 class SignalPropagation(Study):
     """Squared gradients in random dense networks without training.
 
-    Weights have the variance sigma_w^2 / width, biases sigma_b = 0.05 (ReLU: none). Inputs have the variance that the layers settle at, so that
-    all layers are alike.
+    Weights have the variance sigma_w^2 / width, biases sigma_b = 0.05 (ReLU: none). Inputs have the variance that the layers settle at, so
+    that all layers are alike.
 
     Args:
         depth: layers.
@@ -80,7 +80,8 @@ class SignalPropagation(Study):
                     {f"{n}, sigma_w {s:.3g}": e for (n, s), e in errors.items()},
                 ),
                 Claim(
-                    "He's initialisation (sigma_w^2 = 2) keeps gradients in ReLU networks, torch's default for dense layers (1/3) makes them vanish.",
+                    "He's initialisation (sigma_w^2 = 2) keeps gradients in ReLU networks; "
+                    "torch's default of dense layers (1/3) lets them vanish.",
                     "He et al. 2015, section 2.2",
                     "He's growth of the logarithm a layer is within 0.05 of zero, the default's is below -0.5.",
                     together([inside(he_growth, 0.05), below(default_growth, -0.5)]),
@@ -88,8 +89,8 @@ class SignalPropagation(Study):
                     {"He, log growth a layer": he_growth, "default, log growth a layer": default_growth},
                 ),
                 Claim(
-                    "At the critical initialisation, single networks still differ by a factor that grows with depth over width: the variance of the "
-                    "logarithm of the squared gradient is inversely proportional to the width, and about 5 times depth / width for ReLU.",
+                    "At the critical initialisation single networks still differ, the more the deeper and narrower they are: for ReLU the variance "
+                    "of the logarithm of the squared gradient is about 5 depth / width.",
                     "Hanin and Nica 2020, theorem 1; Hanin 2018",
                     "The exponent of the width is within 0.25 of -1, and variance x width / depth is within 2.5 of 5 at the widest.",
                     together([inside(_moved(exponent, 1.0), 0.25), inside(_moved(size, -5.0), 2.5)]),

@@ -16,7 +16,7 @@ _T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2
 
 
 def t_quantile(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t; beyond the table by its expansion around the normal one, right to four digits."""
+    """The 97.5 % quantile of Student's t; beyond the table by its expansion around the normal one, right to a thousandth."""
     if freedom <= len(_T):
         return _T[freedom - 1]
     z = 1.959964
@@ -63,7 +63,7 @@ def below(interval: Interval, margin: float) -> Verdict:
 
 
 def inside(interval: Interval, margin: float) -> Verdict:
-    """Whether the quantity is within the margin of zero: held where the whole interval is, did not hold where none of it is, else partly."""
+    """Whether the quantity is within the margin of zero: held where the whole interval is, did not hold where none is, else partly."""
     if -margin < interval.low and interval.high < margin:
         return Verdict.HELD
     return Verdict.DID_NOT_HOLD if interval.low >= margin or interval.high <= -margin else Verdict.PARTLY
