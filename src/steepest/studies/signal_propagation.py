@@ -89,8 +89,8 @@ class SignalPropagation(Study):
                     {"He, log growth a layer": he_growth, "default, log growth a layer": default_growth},
                 ),
                 Claim(
-                    "At the critical initialisation single networks still differ, the more the deeper and narrower they are: for ReLU the variance "
-                    "of the logarithm of the squared gradient is about 5 depth / width.",
+                    "At the critical initialisation single networks still differ, the more the deeper and narrower they are: for ReLU the "
+                    "variance of the logarithm of the squared gradient is about 5 depth / width.",
                     "Hanin and Nica 2020, theorem 1; Hanin 2018",
                     "The exponent of the width is within 0.25 of -1, and variance x width / depth is within 2.5 of 5 at the widest.",
                     together([inside(_moved(exponent, 1.0), 0.25), inside(_moved(size, -5.0), 2.5)]),
