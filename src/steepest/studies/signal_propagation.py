@@ -39,7 +39,7 @@ class SignalPropagation(Study):
     seeds: int = 5
     depth: int = 60
     nets: int = 32
-    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    widths: tuple[int, ...] = (32, 64, 128, 256)
     relu: tuple[float, ...] = (3**-0.5, 1.0, 2**0.5, 3**0.5)
     tanh: tuple[float, ...] = (0.8, 1.0, 1.25, 2.0)
 
