@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steepest.distributed.downpour import Downpour, GradientCentre
 from steepest.distributed.flat import gather
-from steepest.distributed.method import Centre, OptimizerFactory, Reply
+from steepest.distributed.method import Centre, OptimizerFactory, Replies, Reply
 from steepest.errors import UsageError
 
 
@@ -71,9 +71,9 @@ class _Compensating(GradientCentre):
         self._square.mul_(self.momentum).add_(squared, alpha=1.0 - self.momentum)
         return pushed + self.strength * squared * moved / (self._square + 1e-7).sqrt()
 
-    def leave(self, worker: int) -> list[tuple[int, Reply]]:
+    def leave(self, worker: int, lost: bool = False) -> Replies:
         self._fetched.pop(worker, None)
-        return super().leave(worker)
+        return super().leave(worker, lost)
 
     def _parameters(self, worker: int) -> Reply:
         reply = super()._parameters(worker)

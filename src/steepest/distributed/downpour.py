@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from steepest.distributed.flat import gather_gradients, scatter, set_gradients
+from steepest.distributed.flat import gather_gradients, parts, scatter, set_gradients
 from steepest.distributed.method import Centre, Client, Message, OptimizerFactory, Replies, Reply, require_period
 
 
@@ -90,7 +90,7 @@ class GradientCentre(Centre):
     def exchange(self, worker: int, message: Message) -> Replies:
         """Update with a pushed gradient, answer with parameters where they are wanted."""
         if message.payload is not None:
-            set_gradients(self.gradient(worker, message.payload), self.parameters)
+            set_gradients(parts(self.gradient(worker, message.payload), self.parameters), self.parameters)
             step: Any = self.optimizer.step
             step(delay=self._delay(worker)) if self._told else step()
             self._updated(worker)

@@ -37,7 +37,7 @@ def gather_gradients(parameters: Sequence[Tensor]) -> Tensor:
 
 def parts(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     """Views of the vector, shaped as the parameters."""
-    pieces = flat.split([p.numel() for p in parameters])
+    pieces = flat.split_with_sizes([p.numel() for p in parameters])
     return [piece.view(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
 
 
@@ -48,7 +48,7 @@ def scatter(flat: Tensor, parameters: Sequence[Tensor]) -> None:
         p.copy_(part)
 
 
-def set_gradients(flat: Tensor, parameters: Sequence[Tensor]) -> None:
-    """Let the gradients be views of the vector, which must be on the parameters' device."""
-    for p, part in zip(parameters, parts(flat, parameters), strict=True):
-        p.grad = part
+def set_gradients(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
+    """Let these be the gradients."""
+    for p, gradient in zip(parameters, gradients, strict=True):
+        p.grad = gradient

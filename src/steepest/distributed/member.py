@@ -28,8 +28,8 @@ class Served:
     """What a parameter server has done.
 
     Args:
-        schedule: the worker (numbered from 0) of each message, in the order in which they took effect; ``simulate(schedule=...)`` replays
-            it.
+        schedule: the worker (numbered from 0) of each message, in the order in which they took effect; where worker w has left or is
+            lost, ~w. ``simulate(schedule=...)`` replays it.
         staleness: of each update, how many others came since its worker had last seen the parameters.
         lost: workers that did not leave by themselves.
     """
@@ -118,20 +118,21 @@ class Server:
                     break
                 link.reply(reply)
             else:
-                self._leave(worker)
+                self._leave(worker, lost=False)
                 return
             link.leave()
         except LostPeerError as error:
             _log.warning("worker %d: %s", worker, error)
             self._lost.append(worker)
-            self._leave(worker)
+            self._leave(worker, lost=True)
         except Exception as error:
             self._stop(error)
 
-    def _leave(self, worker: int) -> None:
+    def _leave(self, worker: int, lost: bool) -> None:
         with self._lock:
+            self._schedule.append(~worker)
             try:
-                self._deliver(self._centre.leave(worker))
+                self._deliver(self._centre.leave(worker, lost))
             except LostPeerError as error:
                 self._stop(error)
 

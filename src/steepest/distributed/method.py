@@ -96,7 +96,7 @@ class Centre(ABC):
     def exchange(self, worker: int, message: Message) -> Replies:
         """What ``handle`` does after a worker's first message."""
 
-    def leave(self, worker: int) -> Replies:
+    def leave(self, worker: int, lost: bool = False) -> Replies:
         """A worker has left or is lost; those who waited for it may be answered.
 
         Raises:

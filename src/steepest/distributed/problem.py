@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from steepest.distributed.flat import gather_gradients, scatter, trainable
+from steepest.distributed.flat import scatter, trainable
 from steepest.errors import UsageError
 
 Batches = Callable[[int, int], tuple[Tensor, Tensor]]
@@ -68,15 +68,15 @@ class OneByOne:
     def __init__(self, problem: Problem) -> None:
         self._problem, self._parameters = problem, problem.parameters
 
-    def __call__(self, points: Sequence[Tensor], batches: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """The gradient at each point on its batch."""
+    def __call__(self, points: Sequence[Tensor], batches: Sequence[tuple[Tensor, Tensor]]) -> list[list[Tensor]]:
+        """The gradient at each point on its batch, a tensor per parameter."""
         gradients = []
         for point, (x, y) in zip(points, batches, strict=True):
             scatter(point, self._parameters)
             for p in self._parameters:
                 p.grad = None
             self._problem.criterion(self._problem.model(x), y).backward()
-            gradients.append(gather_gradients(self._parameters))
+            gradients.append([torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters])
         return gradients
 
 
@@ -87,6 +87,7 @@ class Vectorised:
         self._parameters = problem.parameters
         known = {id(p) for p in self._parameters}
         self._names = [name for name, p in problem.model.named_parameters() if id(p) in known]
+        self._sizes = [p.numel() for p in self._parameters]
         model, criterion = problem.model, problem.criterion
 
         def loss(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -94,19 +95,18 @@ class Vectorised:
 
         self._gradients = vmap(grad(loss))
 
-    def __call__(self, points: Sequence[Tensor], batches: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """The gradient at each point on its batch; batches of the same shape go together."""
-        found: list[Tensor] = [points[0]] * len(points)
+    def __call__(self, points: Sequence[Tensor], batches: Sequence[tuple[Tensor, Tensor]]) -> list[list[Tensor]]:
+        """The gradient at each point on its batch, a tensor per parameter; batches of the same shape go together."""
+        found: list[list[Tensor]] = [[] for _ in points]
         shapes: dict[tuple[torch.Size, torch.Size], list[int]] = {}
         for k, (x, y) in enumerate(batches):
             shapes.setdefault((x.shape, y.shape), []).append(k)
         for members in shapes.values():
-            stacked = torch.stack([points[k] for k in members])
-            pieces = stacked.split([p.numel() for p in self._parameters], dim=1)
+            pieces = torch.stack([points[k] for k in members]).split(self._sizes, dim=1)
             values = {name: piece.reshape(-1, *p.shape) for name, piece, p in zip(self._names, pieces, self._parameters, strict=True)}
             x, y = (torch.stack(side) for side in zip(*(batches[k] for k in members), strict=True))
             by_name = self._gradients(values, x, y)
-            rows = torch.cat([by_name[name].flatten(1) for name in self._names], dim=1)
-            for k, row in zip(members, rows, strict=True):
+            rows = [by_name[name].unbind(0) for name in self._names]
+            for k, *row in zip(members, *rows, strict=True):
                 found[k] = row
         return found

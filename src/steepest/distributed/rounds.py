@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from steepest.distributed.downpour import GradientClient
 from steepest.distributed.elastic import require_alpha
-from steepest.distributed.flat import gather, scatter, set_gradients
+from steepest.distributed.flat import gather, parts, scatter, set_gradients
 from steepest.distributed.lost import LostPeerError
 from steepest.distributed.method import (
     Centre,
@@ -41,8 +41,10 @@ class _Rounds(Centre):
         if self._seen[worker] != self.version:
             return [(worker, self._parameters(worker))]
         self._round[worker] = message.payload
-        self._require_enough()
-        if len(self._round) < self.needed:
+        return self._close_if_full()
+
+    def _close_if_full(self) -> Replies:
+        if not self._round or len(self._round) < self.needed:
             return []
         came = sorted(self._round)
         replies = self.close([self._round[w] for w in came], came)
@@ -53,19 +55,17 @@ class _Rounds(Centre):
     def close(self, payloads: list[Tensor], came: list[int]) -> Replies:
         """Update with the round's messages; answer those who came."""
 
-    def leave(self, worker: int) -> Replies:
-        super().leave(worker)
+    def leave(self, worker: int, lost: bool = False) -> Replies:
+        """Whoever has finished is not waited for any more; whoever is lost leaves a gap that only backup workers fill."""
+        super().leave(worker, lost)
         self._round.pop(worker, None)
-        if self._round:
-            self._require_enough()
-        return []
-
-    def _require_enough(self) -> None:
-        if len(self.present) < self.needed:
+        if lost and len(self.present) < self.needed:
             raise LostPeerError(
                 f"{len(self.present)} of {self.workers} workers are left and each round needs {self.needed}: start again from the "
                 "parameters that the server holds, or with more backup workers"
             )
+        self.needed = min(self.needed, len(self.present))
+        return self._close_if_full()
 
 
 def _mean(payloads: list[Tensor]) -> Tensor:
@@ -114,7 +114,7 @@ class _BackupCentre(_Rounds):
         self.optimizer = server(parameters)
 
     def close(self, payloads: list[Tensor], came: list[int]) -> Replies:
-        set_gradients(_mean(payloads), self.parameters)
+        set_gradients(parts(_mean(payloads), self.parameters), self.parameters)
         self.optimizer.step()
         self._updated(came[0])
         return [(w, self._parameters(w)) for w in came]

@@ -84,7 +84,7 @@ class _Crew:
         self._evaluate = Vectorised(problem) if vectorise else OneByOne(problem)
         # In the order in which they became ready.
         self._ready: dict[int, None] = {}
-        self._gradients: dict[int, Tensor] = {}
+        self._gradients: dict[int, Sequence[Tensor]] = {}
 
     def ready(self, worker: int) -> None:
         """The worker's parameters stay as they are until its step."""
@@ -139,7 +139,7 @@ def simulate(
         service: of each step.
         latency: of each message.
         seed: of both.
-        schedule: workers, from 0, in the order of their exchanges.
+        schedule: workers, from 0, in the order of their exchanges; ~w where worker w leaves.
         vectorise: take gradients of many workers in one call.
         chunk: how many at most, which bounds the memory of activations.
         evaluate: called with the model at the centre's parameters, at the start, after every ``every`` steps and at the end.
@@ -152,8 +152,8 @@ def simulate(
         raise UsageError(f"workers is {workers}, chunk {chunk}, every {every}: each has to be at least 1")
     if (schedule is None) == (steps < 1):
         raise UsageError("give steps, the number of gradients to take, at least 1; or else a schedule to replay")
-    if schedule is not None and not all(0 <= w < workers for w in schedule):
-        raise UsageError(f"the schedule names workers from {min(schedule)} to {max(schedule)}: there are {workers}, from 0")
+    if schedule is not None and not all(-workers <= w < workers for w in schedule):
+        raise UsageError(f"the schedule names worker {max(w if w >= 0 else ~w for w in schedule)}: there are {workers}, from 0")
     return _Run(problem, method, workers, optimizer, vectorise, chunk, evaluate, every, until).go(steps, service, latency, seed, schedule)
 
 
@@ -216,10 +216,10 @@ class _Run:
         for worker in range(self.workers):
             self._answer(self._handle(worker, HELLO), lambda w, reply: self.crew.clients[w].start(reply))
             next_step(worker)
-        while events and not self.ended:
+        while events:
             self.time, _, kind, worker, what = heapq.heappop(events)
             if kind == _STEP:
-                if self.taken == steps:
+                if self.taken == steps or self._over():
                     break
                 message = self._begin(worker)
             elif kind == _ARRIVAL:
@@ -253,24 +253,31 @@ class _Run:
             self.crew.ready(worker)
 
         for worker in schedule:
-            if self.ended:
-                return
             self.time += 1.0
+            if worker < 0:
+                self._answer(self.centre.leave(~worker), receive)
+                continue
             if worker not in started:
                 started.add(worker)
                 self._answer(self._handle(worker, HELLO), start)
                 continue
             message = pending.pop(worker, None)
             while message is None:
+                if self._over():
+                    return
                 message = self._begin(worker)
                 if message is None:
                     self.crew.clients[worker].finish(None)
                     self.crew.ready(worker)
             self._answer(self._handle(worker, message), receive)
 
-    def _begin(self, worker: int) -> Message | None:
-        if self.taken and self.taken % self.every == 0:
+    def _over(self) -> bool:
+        """Whether what is measured now, where that is due, ends the run."""
+        if self.taken % self.every == 0:
             self._look()
+        return self.ended
+
+    def _begin(self, worker: int) -> Message | None:
         self.taken += 1
         return self.crew.begin(worker)
 
