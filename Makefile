@@ -12,7 +12,7 @@ DOCS_STAMP := $(VENV)/.steepest-docs-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions docs clean
+.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-distributed docs clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench-scaling: $(STAMP) ## time of the bounds against neurons and against depth
 
 bench-regions: $(STAMP) ## bounds over smaller regions of deep networks
 	$(BIN)/python benchmarks/regions.py -o benchmarks/results/regions.md
+
+bench-distributed: $(STAMP) ## speed-up against workers and staleness, in the simulator
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distributed.py --jobs $(JOBS) -o benchmarks/results
 
 $(PEERS)/.installed: benchmarks/peers.txt
 	"$(PYTHON)" -m venv $(PEERS)

@@ -13,7 +13,9 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -84,19 +86,20 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 
 
-def measure(name: str, workers: int, lr: float, batches: Shuffled, x: Tensor, y: Tensor) -> Row:
+def measure(name: str, workers: int, lr: float, steps: int) -> Row:
     make, local = METHODS[name]
+    batches, x, y = data()
     started = time.process_time()
     run = simulate(
         Problem(network(), nn.functional.cross_entropy, batches),
         make(lr, workers),
         workers,
-        steps=limit(workers),
+        steps=steps,
         optimizer=sgd(lr) if local else None,
         service=SERVICE,
         latency=LATENCY,
         evaluate=lambda m: (m(x).argmax(1) == y).double().mean().item(),
-        every=200,
+        every=50,
         until=lambda accuracy: accuracy >= TARGET,
     )
     value = run.moments[-1].value
@@ -106,18 +109,33 @@ def measure(name: str, workers: int, lr: float, batches: Shuffled, x: Tensor, y:
 
 def limit(workers: int) -> int:
     """Gradients, so that also synchronous methods have rounds enough."""
-    return 8_000 + 30 * workers
+    return 4_000 + 20 * workers
 
 
-def best(name: str, workers: int, near: float | None, *source: object) -> Row:
+def best(name: str, workers: int, near: float | None) -> Row:
     """The rate that reaches the target first; where none does, the one of the highest accuracy.
 
-    Looks at the rate that was best for fewer workers, the next larger and the two next smaller ones.
+    Looks at the rate that was best for fewer workers, the next larger and the two next smaller ones; each at most for as many gradients as
+    the best so far needed.
     """
     at = RATES.index(near) if near else 0
-    rates = RATES[max(at - 1, 0) : at + 3] if near else RATES
-    rows = [measure(name, workers, lr, *source) for lr in rates]
+    rates = [RATES[k] for k in (at, at + 1, at - 1, at + 2) if 0 <= k < len(RATES)] if near else RATES
+    rows: list[Row] = []
+    for lr in rates:
+        rows.append(measure(name, workers, lr, min([limit(workers), *(r.steps for r in rows if r.reached)])))
     return min(rows, key=lambda r: (not r.reached, r.time if r.reached else -r.accuracy))
+
+
+def chain(name: str, largest: int) -> list[Row]:
+    """One method, from few workers to many."""
+    torch.set_num_threads(1)
+    near, rows = None, []
+    for workers in WORKERS:
+        if workers <= largest:
+            rows.append(best(name, workers, near))
+            near = rows[-1].lr
+            print(rows[-1], flush=True)
+    return rows
 
 
 def chart(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]], across: str, up: str) -> str:
@@ -159,17 +177,11 @@ def chart(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]], across: st
 def main() -> None:
     parser = argparse.ArgumentParser(description="Scaling of distributed descent in the simulator.")
     parser.add_argument("--largest", type=int, default=1000, help="number of workers")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    source, rows = data(), []
-    for name in METHODS:
-        near = None
-        for workers in WORKERS:
-            if workers <= options.largest:
-                rows.append(best(name, workers, near, *source))
-                near = rows[-1].lr
-                print(rows[-1], flush=True)
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        rows = [row for found in pool.map(chain, METHODS, [options.largest] * len(METHODS)) for row in found]
     serial = {r.method: r.time for r in rows if r.workers == 1}
     speedup = {id(r): serial[r.method] / r.time for r in rows if r.reached}
     lines = [
@@ -191,7 +203,7 @@ def main() -> None:
     head = f"""# Workers against speed-up, simulated
 
 By `make bench-distributed`. Digits, 64-32-10 with ReLU, batches of 32, until {TARGET:.0%} test accuracy of the centre (looked at
-every 200 gradients) or 8,000 + 30 x workers gradients. Service times are exponential of mean 1, one in fifty twenty times as long; a
+every 50 gradients) or 4,000 + 20 x workers gradients. Service times are exponential of mean 1, one in fifty twenty times as long; a
 message takes 0.02 on average. Best of the rates {", ".join(f"{r:g}" for r in RATES)} (all with one worker; then the best of the row
 before and its neighbours, one above and two below); one seed. Time is simulated, in mean service times; the speed-up is against one
 worker of the same method; CPU seconds are those of the simulation of one row.
