@@ -1,9 +1,9 @@
-"""The verbs in Python: bound, check, audit."""
+"""The verbs in Python: bound, check, audit, watch, diagnose."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from steepest.audit import Progress as AuditProgress
 from steepest.bracket import EFFORTS, Bracketing, Effort, Progress
 from steepest.capture.data import as_batch, as_input
 from steepest.capture.load import Loaded, load
+from steepest.diagnose import judge
 from steepest.errors import UsageError
 from steepest.example import train_digits
 from steepest.graph import Graph
@@ -25,7 +26,10 @@ from steepest.proofs.certificate import load_certificate
 from steepest.proofs.check import Verdict
 from steepest.proofs.check import check as check_against
 from steepest.results import Bracket, Domain
+from steepest.results.diagnosis import Diagnosis
 from steepest.results.domain import NORM_NAMES, norm_from_name
+from steepest.watch import watch as watch
+from steepest.watch.script import run_script
 
 Model = nn.Module | Graph | str | Path
 """An ``nn.Module``; a path to ``.onnx`` or ``.safetensors``; or ``"module:factory"``."""
@@ -165,6 +169,34 @@ def audit(
         raise UsageError(f"{len(batch)} inputs came with {len(labels)} labels")
     source = str(model) if isinstance(model, (str, Path)) else type(model).__name__
     return auditing.run(Subject(loaded.graph, loaded.name, source, batch, labels, data_name))
+
+
+def diagnose(script: str | Path, arguments: Sequence[str] = ()) -> Diagnosis:
+    """Run a training script under observation, as ``python SCRIPT.py`` would run it, and say what is wrong with it.
+
+    Args:
+        script: a Python file.
+        arguments: its command line.
+
+    Returns:
+        The findings, ranked, with how the script ended. An error of the script's own is shown on stderr, not raised.
+
+    Raises:
+        UsageError: for a file that is missing or is no Python, and inside ``watch``.
+    """
+    ran = run_script(script, arguments)
+    run = ran.run
+    findings = judge(run) if ran.ending.trained else ()
+    return Diagnosis(
+        script=str(script),
+        findings=tuple(findings),
+        ending=ran.ending,
+        exit_code=ran.exit_code,
+        steps=run.steps,
+        losses=tuple(p.value for p in run.losses),
+        notes=run.notes,
+        measurements={type(r).__name__: r.to_json() for r in run.measurements()},
+    )
 
 
 def capture(

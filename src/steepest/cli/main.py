@@ -12,6 +12,7 @@ import typer
 from steepest.cli.audit import audit
 from steepest.cli.bound import bound
 from steepest.cli.check import check
+from steepest.cli.diagnose import diagnose
 from steepest.cli.report import report
 from steepest.errors import SoundnessError, SteepestError
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(audit)
 app.command()(bound)
 app.command()(check)
+app.command()(diagnose)
 app.command()(report)
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "bad_alloc")

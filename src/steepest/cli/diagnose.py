@@ -1,0 +1,69 @@
+"""``steepest diagnose``: run a training script under observation and say what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Annotated, TextIO
+
+import typer
+from rich.console import Console
+
+from steepest import api
+from steepest.results.diagnosis import Diagnosis
+
+
+def diagnose(
+    script: Annotated[str, typer.Argument(metavar="SCRIPT.py", help="the training script, unchanged")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[-- ARGS]", help="what the script gets as its command line")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print JSON, and nothing else, on stdout; the script's own stdout goes to stderr")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="exit 1 where a finding is an error and the script itself succeeded")] = False,
+) -> None:
+    """Run SCRIPT.py under observation: what is wrong with its training, with evidence and what to change.
+
+    The script runs as under python: its output and its exit code are its own. The findings are printed to stderr when it has ended.
+    """
+    out = _take_stdout() if as_json else None
+    found = api.diagnose(script, arguments or ())
+    if out is None:
+        sys.stdout.flush()
+        show(found)
+    else:
+        out.write(json.dumps(found.to_json(), allow_nan=False) + "\n")
+        out.close()
+    sys.exit(found.exit_code or int(strict and found.failed))
+
+
+def show(found: Diagnosis) -> None:
+    """The findings as text on stderr."""
+    console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    console.print(f"steepest: {found.ending.value}", markup=False)
+    if found.ending.trained:
+        kinds = f"{len(found.findings)} finding{'s' * (len(found.findings) != 1)}" if found.findings else "no findings"
+        console.print(f"steepest: {kinds} in {found.steps} steps", markup=False)
+    for number, finding in enumerate(found.findings, 1):
+        console.print(f"\n{number}. {finding.cause.value} ({finding.severity.value}): {finding.cause.sentence}", markup=False)
+        for evidence in finding.evidence:
+            value = f"{evidence.value:.4g}" if isinstance(evidence.value, float) else str(evidence.value)
+            limit = "" if evidence.threshold is None else f" (from {evidence.threshold:.4g} on it tells)"
+            where = f" at {evidence.where}" if evidence.where else ""
+            source = f" [{evidence.source}]" if evidence.source else ""
+            console.print(f"   - {evidence.quantity}{where}: {value}{limit}{source}", markup=False)
+        console.print(f"   fix: {finding.fix}", markup=False)
+        if finding.trial is not None:
+            trial = finding.trial
+            said = f"{trial.metric} {trial.before} -> {trial.after}" if trial.after is not None else trial.remark
+            console.print(f"   tried ({trial.intervention}): {said}{', recommended' * trial.helped}", markup=False)
+    for note in found.notes:
+        console.print(f"note: {note}", markup=False)
+
+
+def _take_stdout() -> TextIO:
+    """Our own way to stdout; from now on whatever the script writes there, at any level, goes to stderr."""
+    sys.stdout.flush()
+    ours = os.dup(1)
+    os.dup2(2, 1)
+    return os.fdopen(ours, "w", encoding="utf-8")

@@ -1,0 +1,48 @@
+"""``with steepest.watch() as run``."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+from steepest.errors import UsageError
+from steepest.probes.defaults import default_probes
+from steepest.probes.probe import Probe
+from steepest.watch.hooks import Hooks
+from steepest.watch.observer import Observer
+from steepest.watch.run import WatchedRun
+from steepest.watch.schedule import Schedule
+
+_watching: list[Observer] = []
+
+
+@contextmanager
+def watch(probes: Sequence[Probe] | None = None, *, schedule: Schedule | None = None) -> Generator[WatchedRun]:
+    """Observe all training in a block, without changing a number in it.
+
+    Everything that torch trains while the block runs is seen, in any thread: models, optimizers, losses, data loaders. Losses, random
+    numbers and the autograd graph stay bit by bit what they would be. What fails in a probe or in the observer itself becomes one
+    of ``run.notes``, never an error of the training.
+
+    Args:
+        probes: what is asked; by default ``steepest.probes.defaults.default_probes()``, which cost at most 1.2x a step together.
+        schedule: which windows between steps are looked at closely.
+
+    Yields:
+        The run, filled as it goes and final after the block: ``losses``, ``steps``, ``measurements()``, ``notes``.
+
+    Raises:
+        UsageError: inside another ``watch``.
+    """
+    if _watching:
+        raise UsageError("this is watched already: end the outer steepest.watch() before beginning another")
+    run = WatchedRun()
+    observer = Observer(run, default_probes() if probes is None else probes, schedule or Schedule())
+    hooks = Hooks(observer)
+    _watching.append(observer)
+    try:
+        yield run
+    finally:
+        _watching.remove(observer)
+        hooks.remove()
+        observer.finish()
