@@ -13,6 +13,7 @@ from steepest.cli.audit import audit
 from steepest.cli.bound import bound
 from steepest.cli.check import check
 from steepest.cli.diagnose import diagnose
+from steepest.cli.race import race
 from steepest.cli.report import report
 from steepest.errors import SoundnessError, SteepestError
 
@@ -28,6 +29,7 @@ app.command()(audit)
 app.command()(bound)
 app.command()(check)
 app.command()(diagnose)
+app.command()(race)
 app.command()(report)
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "bad_alloc")
