@@ -12,6 +12,9 @@ import numpy as np
 
 from steepest.report.numbers import lower_text, upper_text
 
+# Points of a line: the page stays small however long the run was.
+MOST_POINTS = 120
+
 
 def _svg(width: float, height: float, title: str, body: str) -> str:
     return (
@@ -32,7 +35,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _tick_text(t: float) -> str:
     value = 10**t
-    return f"{value:.3g}" if 1e-3 <= value < 1e5 else f"1e{round(t)}"
+    return f"{value:g}" if 9.9e-4 < value < 9.9e4 else f"1e{round(t)}"
 
 
 def brackets_chart(rows: Sequence[tuple[str, float, float, bool]], title: str) -> str:
@@ -170,6 +173,68 @@ def curves_chart(curves: Sequence[tuple[str, Sequence[float], str]], total: int,
         parts.append(f'<polyline points="{" ".join(p.replace(" ", ",") for p in points)}" class="curve {kind}"/>')
         parts.append(f'<text x="{right - 8:g}" y="{upper + 16 + 18 * k:g}" class="key {kind}" text-anchor="end">{escape(label)}</text>')
     return _svg(720, 250, title, "".join(parts))
+
+
+def loss_chart(losses: Sequence[float], title: str) -> str:
+    """The loss at each backward pass: its running median over a band of the smallest and largest value of nearby passes.
+
+    The axis is logarithmic where all values are positive and span more than a factor of 20. Where values are no numbers, the chart says so.
+    """
+    finite = [v for v in losses if math.isfinite(v)]
+    if len(losses) < 2 or not finite:
+        return ""
+    low, high = min(finite), max(finite)
+    logarithmic = low > 0 and high > 20 * low
+    scale = math.log10 if logarithmic else float
+    low, high = scale(low), scale(high)
+    margin = 0.05 * (high - low) or 0.5 * abs(high) or 1.0
+    low, high = low - margin, high + margin
+    left, right, upper, bottom = 62.0, 548.0, 14.0, 196.0
+
+    def at(k: float, value: float) -> str:
+        return f"{left + k / (len(losses) - 1) * (right - left):.1f},{bottom - (scale(value) - low) / (high - low) * (bottom - upper):.1f}"
+
+    parts = []
+    ticks = _ticks(low, high) if logarithmic else _even_ticks(low, high)
+    for t in ticks:
+        y = bottom - (t - low) / (high - low) * (bottom - upper)
+        text = _tick_text(t) if logarithmic else f"{t:.4g}"
+        parts.append(f'<line x1="{left:g}" x2="{right:g}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
+        parts.append(f'<text x="{left - 8:g}" y="{y + 4:.1f}" class="tick" text-anchor="end">{text}</text>')
+    for t in _even_ticks(0.0, len(losses) - 1.0):
+        x = left + t / (len(losses) - 1) * (right - left)
+        anchor = "end" if right - x < 20 else "start" if x == left else "middle"
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 19:g}" class="tick" text-anchor="{anchor}">{t:,.0f}</text>')
+    parts.append(f'<text x="{right:g}" y="{bottom + 40:g}" class="tick" text-anchor="end">backward passes</text>')
+    size = math.ceil(len(losses) / MOST_POINTS)
+    bins = [(k + (len(part) - 1) / 2, sorted(part)) for k, part in _bins(losses, size)]
+    if size > 1:
+        band = [at(k, part[-1]) for k, part in bins] + [at(k, part[0]) for k, part in reversed(bins)]
+        parts.append(f'<polygon points="{" ".join(band)}" class="band"/>')
+    parts.append(f'<polyline points="{" ".join(at(k, part[len(part) // 2]) for k, part in bins)}" class="curve proven"/>')
+    broken = [k for k, v in enumerate(losses) if not math.isfinite(v)]
+    if broken:
+        x = left + broken[0] / (len(losses) - 1) * (right - left)
+        width = max(2.0, right - x if broken[-1] == len(losses) - 1 else 2.0)
+        parts.append(f'<rect x="{min(x, right - 2):.1f}" y="{upper:g}" width="{width:.1f}" height="{bottom - upper:g}" class="broken"/>')
+        anchor, shift = ("end", -6) if x > (left + right) / 2 else ("start", 6)
+        words = f"not a number from {broken[0]:,} on" if broken[-1] == len(losses) - 1 else f"not a number at {broken[0]:,}"
+        parts.append(f'<text x="{x + shift:.1f}" y="{upper + 16:g}" class="key proven" text-anchor="{anchor}">{words}</text>')
+    return _svg(560, 244, title, "".join(parts))
+
+
+def _bins(losses: Sequence[float], size: int) -> list[tuple[int, list[float]]]:
+    """The finite values of each bin, behind the index of its first; empty bins are left out."""
+    every = ((k, [v for v in losses[k : k + size] if math.isfinite(v)]) for k in range(0, len(losses), size))
+    return [(k, part) for k, part in every if part]
+
+
+def _even_ticks(low: float, high: float) -> list[float]:
+    """Four to nine multiples of 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
+    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def image(values: np.ndarray, title: str, diverging: bool = False) -> str:
