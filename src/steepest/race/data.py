@@ -29,8 +29,9 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @lru_cache(maxsize=1)
 def text(length: int = 200_000) -> tuple[Tensor, Tensor, int]:
-    """Python's own language reference (``pydoc_data.topics``) as numbers of characters: training part, the last tenth for validation, and how many
-    different characters there are.
+    """Python's own language reference (``pydoc_data.topics``) as numbers of characters.
+
+    Returns the training part, the last tenth for validation, and how many different characters there are.
     """
     try:
         from pydoc_data.topics import topics

@@ -17,6 +17,7 @@ class Point(nn.Module):
         self.x = nn.Parameter(torch.tensor(start, dtype=torch.float64))
 
     def forward(self) -> Tensor:
+        """The height where it is now."""
         return self.landscape.function(self.x[0], self.x[1])
 
 

@@ -43,17 +43,18 @@ class Raced:
 
 @dataclass(frozen=True)
 class Racing:
-    """After AlgoPerf (Dahl et al. 2023), made for one machine:
+    """The protocol, after AlgoPerf (Dahl et al. 2023) and made for one machine.
 
-    1. Tuning: every method, and the baselines momentum and Adam whether asked for or not, tries the same number of points of one quasi-random
-       sequence, each from the same initial parameters and batches.
-    2. Target: each baseline's best point runs on seeds of its own; the better baseline is the one with the lower median of best values, and the
-       target the value that it reaches on three of four of those seeds. (Its median, which AlgoPerf takes, it would itself miss every other time.)
-    3. Choice: each method's four points that reached the target soonest, or came closest, run on two more tuning seeds; the one with the least
-       median of steps, then of best values, is chosen. One seed alone would choose the lucky.
+    1. Tuning: every method, and the baselines momentum and Adam whether asked for or not, tries the same number of points of one
+       quasi-random sequence, each from the same initial parameters and batches.
+    2. Target: each baseline's best point runs on seeds of its own; the better baseline is the one with the lower median of best values,
+       and the target the value that it reaches on three of four of those seeds. (Its median, which AlgoPerf takes, it would itself miss
+       every other time.)
+    3. Choice: each method's four points that reached the target soonest, or came closest, run on two more tuning seeds; the one with the
+       least median of steps, then of best values, is chosen. One seed alone would choose the lucky.
     4. Race: the chosen point of every method on fresh seeds, the same for all.
 
-    Toy landscapes are tuned in the same way, by the least value, and drawn; they have no target and no rank.
+    Toy landscapes are tuned in the same way, by the value at the end, and drawn; they have no target and no rank.
 
     Args:
         trials: points per method.

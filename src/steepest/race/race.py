@@ -46,15 +46,15 @@ def race(
     """Compare descent methods under equal tuning budgets, on fresh seeds, by steps to a common target (``Racing`` states the protocol).
 
     Args:
-        task: a name of ``steepest.race.TASKS``, ``"module:function"`` that returns a ``steepest.race.Task``, a ``Task``, or several of them.
+        task: a name of ``steepest.race.TASKS``, ``"module:function"`` that returns a ``Task``, a ``Task``, or several.
         optimizers: names of ``steepest.optim.catalogue``.
         trials: options tried per method.
         seeds: fresh seeds per method.
         steps: gradients per trial; by default the task's own number.
         rates: ``(low, high)``, the range of the rate for every method, instead of each method's own.
         seed: from which all points and seeds come: the same seed gives the same race, processor seconds aside.
-        jobs: local processes, each of one thread; 1 is this process. With more, a script that calls this needs ``if __name__ == "__main__":``,
-            and a ``Task`` must be named as ``"module:function"``.
+        jobs: local processes, each of one thread; 1 is this process. With more, a script that calls this needs
+            ``if __name__ == "__main__":``, and a ``Task`` must be named as ``"module:function"``.
         executor: instead of ``jobs``: any ``concurrent.futures.Executor``; it stays open.
         cluster_address: instead of ``jobs``: of a Dask scheduler.
         folder: keeps every finished trial, and takes up those that are there.
@@ -79,7 +79,8 @@ def race(
     distant = executor is not None or cluster_address is not None or jobs > 1
     if objects and (distant or folder is not None):
         raise UsageError(
-            f"{', '.join(objects)}: a Task object is raced in this process and not kept: for jobs, a cluster or a folder give it as module:function"
+            f"{', '.join(objects)}: a Task object is raced in this process and not kept; "
+            "for jobs, a cluster or a folder give it as module:function"
         )
     place = None if data is None else str(Path(data).resolve())
     raced = [

@@ -21,8 +21,9 @@ def coordinates(trials: int, seed: int) -> list[list[float]]:
 def points(space: Mapping[str, Range], trials: int, seed: int) -> list[dict[str, float]]:
     """The options to try, rounded to four digits.
 
-    The k-th trial of every method has the same coordinate for its rate, for its averaging of gradients (``momentum``, ``beta1``), for its averaging
-    of squares (``beta2``, ``alpha``, ``rho``) and for its decay; each method maps it into its own range. No method is so luckier in its draws.
+    The k-th trial of every method has the same coordinate for its rate, for its averaging of gradients (``momentum``, ``beta1``), for its
+    averaging of squares (``beta2``, ``alpha``, ``rho``) and for its decay; each method maps it into its own range. So no method is luckier
+    in its draws.
 
     Args:
         space: range per option.

@@ -55,8 +55,8 @@ def performance_profile(costs: Sequence[Sequence[float]]) -> list[tuple[tuple[fl
     """For each method the steps ``(factor, share)`` of its performance profile.
 
     With cost t_{p,s} of method s on problem p and r_{p,s} = t_{p,s} / min_s t_{p,s}, the profile is rho_s(tau) = share of problems with
-    r_{p,s} <= tau; an infinite cost never counts, and a problem that nobody solves counts against all. Each profile starts at factor 1; its last
-    point lies at the largest finite ratio of any method.
+    r_{p,s} <= tau; an infinite cost never counts, and a problem that nobody solves counts against all. Each profile starts at factor 1;
+    its last point lies at the largest finite ratio of any method.
 
     Args:
         costs: ``costs[p][s]`` > 0, at least one problem.

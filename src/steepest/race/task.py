@@ -86,7 +86,7 @@ class Task:
 
 
 def shuffled(size: int, *tensors: Tensor) -> Callable[[Generator], Iterator[tuple[Tensor, ...]]]:
-    """For ``Task.batches``: rows of tensors of equal length in batches, shuffled anew for each epoch; an incomplete last batch is left out."""
+    """For ``Task.batches``: rows of tensors of equal length, shuffled anew for each epoch; an incomplete last batch is left out."""
     count = len(tensors[0])
     if size > count:
         raise UsageError(f"a batch of {size} out of {count} samples")

@@ -53,8 +53,9 @@ class Setting:
 def run_trial(setting: Setting, task: Task | None = None) -> RacedTrial:
     """Train once on one thread, from the setting's seed.
 
-    Initial parameters, batches and dropout depend on the seed alone, so two methods with the same seed differ in nothing but the method. Only
-    gradients count as steps: a method that evaluates its closure twice for a step has used two. The trial ends early when the loss is no longer finite.
+    Initial parameters, batches and dropout depend on the seed alone, so two methods with the same seed differ in nothing but the method.
+    Steps are gradients: a method that evaluates its closure twice for a step has used two. The trial ends early when the loss is no longer
+    finite.
 
     Args:
         setting: what to do.

@@ -1,4 +1,7 @@
-"""Charts of several methods: lines with bands, dots with intervals, paths over a landscape. Colours are CSS variables ``--m0`` to ``--m7``."""
+"""Charts of several methods: lines with bands, dots with intervals, paths over a landscape.
+
+Every method has its colour, the CSS variables ``--m0`` to ``--m7``.
+"""
 
 from __future__ import annotations
 
@@ -194,7 +197,7 @@ def paths_chart(
 
 
 def contour(heights: np.ndarray, level: float) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    """Segments of the level set between grid points, as pairs of ``(i, j)``: marching squares, a saddle cell split by its mean."""
+    """Segments of a level set as pairs of fractional ``(i, j)``: marching squares, a cell with a saddle split by its mean."""
     above = heights > level
     segments = []
     mixed = np.argwhere(np.ptp(np.stack([above[:-1, :-1], above[:-1, 1:], above[1:, :-1], above[1:, 1:]]).astype(int), axis=0))

@@ -10,12 +10,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from steepest.report import charts
-from steepest.report.sections import bracket, diagnosis
+from steepest.report.sections import bracket, diagnosis, race
 
 _ARTICLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
     "steepest-audit/1": ("bracket.html", bracket.article),
     "steepest-bracket/1": ("bracket.html", bracket.article),
     "steepest-diagnosis/1": ("diagnosis.html", diagnosis.article),
+    "steepest-race/1": ("race.html", race.article),
 }
 
 

@@ -30,6 +30,7 @@ class Bowl(nn.Module):
         return (self.curvatures * (self.rotation.T @ x).square()).sum() / 2
 
     def forward(self) -> Tensor:
+        """The height where it is now."""
         return self._height(self.x)
 
 
