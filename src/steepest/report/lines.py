@@ -60,10 +60,14 @@ class Axis:
             step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
             return [k * step for k in range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)]
         low, high = math.log10(self.low), math.log10(self.high)
-        if high - low > 1.3:
+        if high - low > 2.5:
             every = max(1, round((high - low) / 6))
             return [10.0**k for k in range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1, every)]
-        steps = [m * 10.0**k for k in range(math.floor(low), math.ceil(high) + 1) for m in (1, 1.5, 2, 3, 5, 7)]
+        steps = [
+            m * 10.0**k
+            for k in range(math.floor(low), math.ceil(high) + 1)
+            for m in ((1, 2, 5) if high - low > 0.8 else (1, 1.5, 2, 3, 5, 7))
+        ]
         found = [t for t in steps if self.low <= t <= self.high]
         return found if len(found) > 1 else [self.low, self.high]
 
@@ -104,7 +108,7 @@ def lines_chart(
     if level:
         y = y_axis.at(level[0])
         parts.append(f'<line x1="64" x2="546" y1="{y:.1f}" y2="{y:.1f}" class="level"/>')
-        parts.append(f'<text x="542" y="{y - 5:.1f}" class="tick" text-anchor="end">{escape(level[1])}</text>')
+        parts.append(f'<text x="70" y="{y - 5:.1f}" class="tick">{escape(level[1])}</text>')
     for line in lines:
         parts.append(f'<g data-method="{escape(line.name)}" class="m{line.key % _COLOURS}"><title>{escape(line.name)}</title>')
         if line.low is not None and line.high is not None:
@@ -177,10 +181,8 @@ def paths_chart(
     for k in range(1, 15):
         # Levels crowd at the bottom, where the paths end.
         segments = contour(heights, least + (most - least) * (k / 15) ** 4)
-        d = "".join(
-            f"M{_grid(x_axis, heights, 1, j0)} {_grid(y_axis, heights, 0, i0)}L{_grid(x_axis, heights, 1, j1)} {_grid(y_axis, heights, 0, i1)}"
-            for (i0, j0), (i1, j1) in segments
-        )
+        ends = [(_grid(x_axis, (j0, j1), heights.shape[1]), _grid(y_axis, (i0, i1), heights.shape[0])) for (i0, j0), (i1, j1) in segments]
+        d = "".join(f"M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}" for (x0, x1), (y0, y1) in ends)
         parts.append(f'<path d="{d}" class="contour"/>')
     for a, b in minima:
         parts.append(f'<path d="M{x_axis.at(a) - 6:.1f} {y_axis.at(b):.1f}h12m-6 -6v12" class="minimum"><title>minimum</title></path>')
@@ -216,9 +218,9 @@ def contour(heights: np.ndarray, level: float) -> list[tuple[tuple[float, float]
     return segments
 
 
-def _grid(axis: Axis, heights: np.ndarray, which: int, index: float) -> str:
-    share = index / (heights.shape[which] - 1)
-    return f"{axis.start + share * (axis.stop - axis.start):.1f}"
+def _grid(axis: Axis, indices: tuple[float, float], count: int) -> tuple[float, float]:
+    first, second = (axis.start + index / (count - 1) * (axis.stop - axis.start) for index in indices)
+    return first, second
 
 
 def _free(axis: Axis, value: float) -> float:
