@@ -79,6 +79,36 @@ def test_every_task_descends(name):
     assert trial.best < trial.evaluations[0].value
 
 
+@pytest.mark.shared
+def test_fashion(shared):
+    if not (shared / "data" / "fashion-mnist").is_dir():
+        pytest.skip(f"there is no Fashion-MNIST in {shared / 'data'}")
+    task = load_task("fashion_cnn", str(shared / "data"))
+    require_finite(task, 0)
+    trial = run_trial(_setting("adam", (("lr", 0.003),), steps=30, every=10, task="fashion_cnn"), task)
+    assert trial.best < 1.6 and trial.score > 0.4
+
+
+def test_damaged_images_are_refused(tmp_path):
+    from steepest.errors import ModelError
+    from steepest.race.data import fashion
+
+    head = b"\x00\x00\x08"
+    for part, count in (("train", 2), ("t10k", 1)):
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(head + b"\x01" + count.to_bytes(4, "big") + bytes(count))
+        shape = b"".join(n.to_bytes(4, "big") for n in (count, 28, 28))
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(head + b"\x03" + shape + bytes([255]) * (784 * count))
+    x, y, held, labels = fashion(str(tmp_path))
+    assert x.shape == (2, 1, 28, 28) and float(x.min()) == 1.0 and y.tolist() == [0, 0] and len(held) == len(labels) == 1
+    images = tmp_path / "train-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:-1])
+    with pytest.raises(ModelError, match="cut off"):
+        fashion(str(tmp_path))
+    images.write_bytes(b"PNG")
+    with pytest.raises(ModelError, match="not an IDX file"):
+        fashion(str(tmp_path))
+
+
 def test_the_optimum_of_logistic_regression():
     from steepest.race.data import digits
     from steepest.race.tasks.logistic import DECAY, objective, optimum
