@@ -137,16 +137,15 @@ def dots_chart(rows: Sequence[tuple[int, str, Sequence[float], Interval]], title
     positive = [v for v in finite if v > 0]
     log = len(positive) == len(finite) and max(finite) > 8 * min(finite)
     low, high = _widened(min(finite), max(finite), log)
-    x_axis = Axis(low, high, 150, 600 if missed else 690, x_label, log)
+    x_axis = Axis(low, high, 150, 575 if missed else 690, x_label, log)
     bottom = 30 * len(rows) + 14
     parts = []
     for t in x_axis.ticks():
         x = x_axis.at(t)
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="6" y2="{bottom:g}" class="grid"/>')
         parts.append(f'<text x="{x:.1f}" y="{bottom + 18:g}" class="tick" text-anchor="middle">{_tick(t)}</text>')
-    parts.append(f'<text x="690" y="{bottom + 38:g}" class="tick" text-anchor="end">{escape(x_label)}</text>')
     if missed:
-        parts.append(f'<line x1="632" x2="632" y1="6" y2="{bottom:g}" class="level"/>')
+        parts.append(f'<line x1="610" x2="610" y1="6" y2="{bottom:g}" class="level"/>')
         parts.append(f'<text x="660" y="{bottom + 18:g}" class="tick" text-anchor="middle">missed</text>')
 
     def at(value: float) -> float:
@@ -162,7 +161,7 @@ def dots_chart(rows: Sequence[tuple[int, str, Sequence[float], Interval]], title
             shift = 9 + 3 * (i % 2)
             parts.append(f'<circle cx="{at(v) + (2.5 * (i % 5) - 5 if math.isinf(v) else 0):.1f}" cy="{y - shift}" r="2.2" class="seed"/>')
         parts.append(f'<circle cx="{at(median.value):.1f}" cy="{y}" r="6" class="dot"/></g>')
-    return _svg(700, bottom + 46, title, "".join(parts))
+    return _svg(700, bottom + 26, title, "".join(parts))
 
 
 def paths_chart(
