@@ -51,7 +51,7 @@ class Racing:
        and the target the value that it reaches on three of four of those seeds. (Its median, which AlgoPerf takes, it would itself miss
        every other time.)
     3. Choice: each method's four points that reached the target soonest, or came closest, run on two more tuning seeds; the one with the
-       least median of steps, then of best values, is chosen. One seed alone would choose the lucky.
+       fewest misses, then the least median of steps, then of best values, is chosen. One seed alone would choose the lucky.
     4. Race: the chosen point of every method on fresh seeds, the same for all.
 
     Toy landscapes are tuned in the same way, by the value at the end, and drawn; they have no target and no rank.
@@ -188,10 +188,10 @@ class Racing:
         setting: _MakeSetting,
         runner: Runner,
     ) -> dict[str, dict[str, float]]:
-        def order(trials: Sequence[RacedTrial]) -> tuple[float, float]:
-            """Medians over the tuning seeds."""
-            middle = (len(trials) - 1) // 2
-            return sorted(t.steps_to(target) for t in trials)[middle], sorted(t.best for t in trials)[middle]
+        def order(trials: Sequence[RacedTrial]) -> tuple[int, float, float]:
+            """Misses, then medians over the tuning seeds."""
+            middle, steps = (len(trials) - 1) // 2, sorted(t.steps_to(target) for t in trials)
+            return steps.count(math.inf), steps[middle], sorted(t.best for t in trials)[middle]
 
         finalists = {m.name: sorted(tuning[m.name], key=lambda t: order([t]))[:_FINALISTS] for m in methods}
         seeds = [self._seed(0, k + 1) for k in range(_CONFIRMATIONS)]
