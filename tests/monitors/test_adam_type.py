@@ -83,7 +83,7 @@ def test_adam_fails_where_amsgrad_and_adafom_do_not(problem: Problem, beta2: flo
     for make in (lambda p: Adam(p, 0.1, (0.0, beta2), amsgrad=True), lambda p: AdaFom(p, 0.1, beta1=0.0)):
         report, x, _ = descend(problem, make, steps, losses=losses)
         assert report.verdict is Verdict.MET, report
-        assert report.ratio is not None and report.ratio.high < -0.2
+        assert report.ratio is not None and report.ratio.value < -0.3
         assert report.floor == 0.0
         assert problem.objective(x) < problem.objective(torch.tensor(problem.start))
 

@@ -42,6 +42,7 @@ class AdamTypeMonitor:
         coordinates: size of the random sketch; smaller models are taken whole.
         dense: steps looked at in a window; a power of two.
         smoothness: L of the gradient, for the floor; 0 is the most that the theorem could promise.
+        attach: by hooks on the optimizer; else call ``before_step`` and ``after_step`` around each step.
         clipped: say so where gradients are clipped, which the optimizer cannot see.
 
     Raises:
@@ -59,6 +60,7 @@ class AdamTypeMonitor:
         dense: int = 1024,
         smoothness: float = 0.0,
         clipped: bool = False,
+        attach: bool = True,
     ) -> None:
         if coordinates < 1 or dense < 16 or dense & (dense - 1) or not 0.0 <= smoothness < float("inf"):
             raise UsageError(
@@ -82,10 +84,11 @@ class AdamTypeMonitor:
         self._first_rates: list[float] | None = None
         self._memory: list[Any] | None = None
         self._step_of_effective = -1
-        me = weakref.WeakMethod(self._pre), weakref.WeakMethod(self._post)
+        me = weakref.WeakMethod(self.before_step), weakref.WeakMethod(self.after_step)
         self._handles = (
-            optimizer.register_step_pre_hook(lambda *_: _call(me[0])),
-            optimizer.register_step_post_hook(lambda *_: _call(me[1])),
+            (optimizer.register_step_pre_hook(lambda *_: _call(me[0])), optimizer.register_step_post_hook(lambda *_: _call(me[1])))
+            if attach
+            else ()
         )
 
     def record_loss(self, value: float) -> None:
@@ -122,7 +125,8 @@ class AdamTypeMonitor:
         )
 
     @torch.no_grad()
-    def _pre(self) -> None:
+    def before_step(self) -> None:
+        """The optimizer is about to step; for those who do not attach."""
         optimizer = self._optimizer()
         assert optimizer is not None
         self.steps += 1
@@ -139,7 +143,8 @@ class AdamTypeMonitor:
         self._before = x
 
     @torch.no_grad()
-    def _post(self) -> None:
+    def after_step(self) -> None:
+        """The optimizer has stepped; for those who do not attach."""
         optimizer = self._optimizer()
         assert optimizer is not None
         rates = [float(g["lr"]) for g in optimizer.param_groups]
