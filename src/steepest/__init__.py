@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from steepest.api import bound as bound
     from steepest.api import check as check
     from steepest.api import diagnose as diagnose
-    from steepest.api import study as study
     from steepest.api import race as race
+    from steepest.api import study as study
     from steepest.api import watch as watch
     from steepest.results import Bracket as Bracket
     from steepest.results import Domain as Domain
