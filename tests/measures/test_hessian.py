@@ -20,7 +20,7 @@ def dense(model, loss_fn, batch):
     start = torch.cat([p.detach().flatten() for p in model.parameters()]).requires_grad_()
     with torch.random.fork_rng():
         (gradient,) = torch.autograd.grad(loss(start), start, create_graph=True)
-    return torch.stack([torch.autograd.grad(g, start, retain_graph=True)[0] for g in gradient])
+    return torch.autograd.grad(gradient, start, torch.eye(len(start)).to(start), is_grads_batched=True)[0]
 
 
 @pytest.mark.parametrize("name", ["mlp", "convnet", "resnet"])

@@ -121,7 +121,7 @@ def _differentiable_once(gradient: Tensor) -> str | None:
         node = layer.pop()
         if node is None or node in seen:
             continue
-        if node.name().startswith("DelayedError"):
+        if node.name() == "torch::autograd::Error":
             return "an operation of the script's own (once_differentiable)"
         seen.add(node)
         layer.extend(n for n, _ in node.next_functions)

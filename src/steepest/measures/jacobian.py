@@ -69,8 +69,8 @@ def _by_columns(one: Function) -> Function:
     """The Jacobian from as many products as there are inputs: J v is the derivative in u of J'u, which is linear in u."""
 
     def jacobian(sample: Tensor) -> Tensor:
-        y, back = func.vjp(one, sample)
-        _, forward = func.vjp(back, torch.zeros_like(y))
+        y, back = func.vjp(one, sample)[:2]
+        forward = func.vjp(back, torch.zeros_like(y))[1]
         basis = torch.eye(sample.numel(), dtype=sample.dtype, device=sample.device).view(-1, *sample.shape)
         return func.vmap(lambda v: forward((v,))[0], randomness="same")(basis).mT
 
