@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from steepest.diagnose.case import Case
 from steepest.diagnose.harm import Harm
 from steepest.diagnose.rules import descent, generalisation, loop, loss, signal
@@ -11,6 +13,9 @@ from steepest.results.finding import Evidence, Finding, Severity
 
 RULES = loop.RULES + loss.RULES + signal.RULES + descent.RULES + generalisation.RULES
 MOST = 3
+
+CERTAIN = 0.7
+"""Score from which on a finding is an error even where the harm is mild."""
 
 # What follows from what: the consequence is listed after its cause, whatever its score.
 CONSEQUENCES = {
@@ -28,6 +33,8 @@ def judge_case(case: Case) -> tuple[Finding, ...]:
     best = max((f.score for f in found), default=0.0)
     # A certain cause explains the harm: what is much less certain is left out.
     found = [f for f in found if f.score >= best - 0.4]
+    # Neither much harm nor a mechanism that is as good as certain.
+    found = [f if harm.clear or f.score >= CERTAIN else replace(f, severity=Severity.WARNING) for f in found]
     ranked = sorted(found, key=lambda f: (f.severity is not Severity.ERROR, -f.score))
     return tuple(_causes_first(ranked)[:MOST])
 
