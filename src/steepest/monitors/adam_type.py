@@ -57,7 +57,7 @@ class AdamTypeMonitor:
         optimizer: Optimizer,
         *,
         coordinates: int = 1024,
-        dense: int = 1024,
+        dense: int = 256,
         smoothness: float = 0.0,
         clipped: bool = False,
         attach: bool = True,
