@@ -134,7 +134,8 @@ class AdamDivergence(Study):
                     "Chen et al. 2019, section 3",
                     "More than 0.8 of Adam's runs are 'failed', more than 0.8 of the others' 'met so far', fewer than 0.01 of Adam's are.",
                     together([*(above(i, 0.8) for i in told.values()), below(wrong, 0.01)]),
-                    f"Failed: {text(told['Adam'])} of Adam's; met: {text(told['AMSGrad and AdaFom'])} of the others', {text(wrong)} of Adam's.",
+                    f"Failed: {text(told['Adam'])} of Adam's; met: {text(told['AMSGrad and AdaFom'])} of the others', "
+                    f"{text(wrong)} of Adam's.",
                     {"Adam, failed": told["Adam"], "AMSGrad and AdaFom, met": told["AMSGrad and AdaFom"], "Adam, met": wrong},
                 ),
             ),
