@@ -30,3 +30,18 @@ def test_a_watched_run_has_a_report_per_adam_type_optimizer() -> None:
     json.dumps(record.to_json(), allow_nan=False)
     # Nothing stays on the optimizer.
     assert not optimizers[0]._optimizer_step_pre_hooks
+
+
+def test_a_run_that_fails_has_a_note() -> None:
+    x = nn.Parameter(torch.tensor([1.0]))
+    with steepest.watch() as run:
+        optimizer = Adam([x], 0.1, (0.0, 0.1))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: (t + 1) ** -0.5)
+        for t in range(1023):
+            optimizer.zero_grad()
+            # The loss is the mean of eleven functions, the gradient that of one of them.
+            (x.square().sum() / 22).backward()
+            x.grad = 11.0 * x.detach() if t % 11 == 0 else -x.detach()
+            optimizer.step()
+            schedule.step()
+    assert any("failed, with evidence" in note for note in run.notes), run.notes
