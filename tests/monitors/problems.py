@@ -68,12 +68,13 @@ def descend(
     seed: int = 0,
     falling: bool = True,
     losses: bool = False,
+    dense: int = 1024,
 ) -> tuple[AdamTypeReport, Tensor, list[float]]:
     """The monitor's report, the last point, and the squared norm of the true gradient of the quadratic, x, at every step."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.nn.Parameter(torch.tensor(problem.start, dtype=torch.float64))
     optimizer = make([x])
-    monitor = AdamTypeMonitor(optimizer)
+    monitor = AdamTypeMonitor(optimizer, dense=dense)
     schedule = LambdaLR(optimizer, lambda t: (t + 1) ** -0.5 if falling else 1.0)
     squares = []
     for t in range(steps):

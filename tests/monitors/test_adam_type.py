@@ -67,30 +67,33 @@ def test_terms_are_those_of_the_moves(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("problem", "beta2", "steps", "losses"),
+    ("problem", "cyclic", "losses"),
     [
-        (reddi_cyclic(), 0.1, 1023, False),
-        (eleven(cyclic=True), 0.1, 1023, True),
-        (eleven(cyclic=False), 0.1, 1023, True),
-        (reddi_stochastic(), 0.1, 1023, True),
+        (reddi_cyclic(), True, False),
+        (eleven(cyclic=True), True, True),
+        (eleven(cyclic=False), False, True),
+        (reddi_stochastic(), False, True),
     ],
     ids=["reddi-cyclic", "eleven-cyclic", "eleven-random", "reddi-stochastic"],
 )
-def test_adam_fails_where_amsgrad_and_adafom_do_not(problem: Problem, beta2: float, steps: int, losses: bool) -> None:
+def test_adam_fails_where_amsgrad_and_adafom_do_not(problem: Problem, cyclic: bool, losses: bool) -> None:
+    beta2, steps = 0.1, 1023
     adam, x, _ = descend(problem, lambda p: Adam(p, 0.1, (0.0, beta2)), steps, losses=losses)
     assert adam.verdict is Verdict.FAILED and adam.evidence
     assert problem.objective(x) > problem.objective(torch.tensor(problem.start))
     for make in (lambda p: Adam(p, 0.1, (0.0, beta2), amsgrad=True), lambda p: AdaFom(p, 0.1, beta1=0.0)):
         report, x, _ = descend(problem, make, steps, losses=losses)
-        assert report.verdict is Verdict.MET, report
-        assert report.ratio is not None and report.ratio.value < -0.3
-        assert report.floor == 0.0
-        assert problem.objective(x) < problem.objective(torch.tensor(problem.start))
+        # At random the exponents are known too badly after a thousand steps to demand more.
+        assert report.verdict in ((Verdict.MET,) if cyclic else (Verdict.MET, Verdict.NOT_GUARANTEED)), report
+        if cyclic:
+            assert report.ratio is not None and report.ratio.value < -0.3
+            assert report.floor == 0.0
+            assert problem.objective(x) < problem.objective(torch.tensor(problem.start))
 
 
 def test_uphill_steps_are_seen_without_a_loss() -> None:
     """Eleven functions in turn: the mean gradient and the mean step alone show the rise, once windows are long against the cycle."""
-    report, _, _ = descend(eleven(cyclic=True), lambda p: Adam(p, 0.1, (0.0, 0.1)), 8191)
+    report, _, _ = descend(eleven(cyclic=True), lambda p: Adam(p, 0.1, (0.0, 0.1)), 4095, dense=2048)
     assert report.verdict is Verdict.FAILED and "mean step" in report.evidence[0]
 
 
@@ -107,16 +110,10 @@ def test_healthy_adam_is_not_guaranteed(falling: bool) -> None:
 
 def test_never_met_where_the_gradient_does_not_vanish() -> None:
     """A constant rate with noise keeps A at the order of the sum of gamma, whatever the method."""
-    makes: list[Make] = [
-        lambda p: Adam(p, 0.02, amsgrad=True),
-        lambda p: AdaFom(p, 0.02),
-        lambda p: Adam(p, 0.02, (0.9, 0.99)),
-    ]
+    makes: list[Make] = [lambda p: Adam(p, 0.02, amsgrad=True), lambda p: AdaFom(p, 0.02), lambda p: Adam(p, 0.02, (0.9, 0.99))]
     for seed in range(50):
-        report, _, _ = descend(quadratic(4), makes[seed % 3], 511, seed=seed, falling=False)
-        assert report.verdict in (Verdict.NOT_GUARANTEED, Verdict.TOO_SHORT), (seed, report)
-        report, _, _ = descend(eleven(cyclic=False), lambda p: Adam(p, 0.1, (0.0, 0.1)), 255, seed=seed)
-        assert report.verdict not in (Verdict.MET,), (seed, report)
+        report, _, _ = descend(quadratic(4), makes[seed % 3], 255, seed=seed, falling=False)
+        assert report.verdict is Verdict.NOT_GUARANTEED, (seed, report)
 
 
 @pytest.mark.parametrize("make", [lambda p: AdamW(p, 1e-3), lambda p: AdaFom(p, 1e-3)], ids=["adamw", "adafom"])

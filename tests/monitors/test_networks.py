@@ -77,7 +77,7 @@ def test_deep_linear_rate_holds() -> None:
         monitor = DeepLinearRate(weights, target, rate)
         for _ in range(40):
             loss = 0.5 * (product(weights) - target).square().sum()
-            monitor.record(float(loss))
+            monitor.record(loss.item())
             for w, g in zip(weights, torch.autograd.grad(loss, weights), strict=True):
                 w.data -= rate * g
         report = monitor.report()

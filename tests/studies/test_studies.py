@@ -21,6 +21,7 @@ TINY = {
     "ghost-batches": {"seeds": 2, "steps": 4, "train": 64, "batches": (16, 32), "ghosts": (4, 8, 16, 32), "depth": 2, "width": 8},
     "depth": {"seeds": 2, "steps": 4, "depths": (2, 6), "rates": (0.01,), "width": 8},
     "signal-propagation": {"seeds": 2, "depth": 6, "nets": 3, "widths": (24, 48)},
+    "adam-divergence": {"seeds": 2, "steps": 63},
     "ultra-deep": {"seeds": 2, "depth": 20, "width": 8, "steps": 4, "rates": (0.001,), "skip_rates": (0.01,)},
 }
 

@@ -57,7 +57,7 @@ class AdamTypeMonitor:
         optimizer: Optimizer,
         *,
         coordinates: int = 1024,
-        dense: int = 1024,
+        dense: int = 256,
         smoothness: float = 0.0,
         clipped: bool = False,
         attach: bool = True,
@@ -109,7 +109,7 @@ class AdamTypeMonitor:
         assumptions = set(self.assumptions)
         if self._sketch is not None and bool(self._projected):
             assumptions.add(Assumption.PROJECTION)
-        if self._rates is not None and self._rates == self._first_rates:
+        if self._rates is not None and self._rates == self._first_rates and not self.rule.falls:
             assumptions.add(Assumption.CONSTANT_RATE)
         if self._sketch is not None and self._sketch.size < self._sketch.total:
             assumptions.add(Assumption.SKETCH)

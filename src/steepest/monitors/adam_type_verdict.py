@@ -20,6 +20,9 @@ LATEST = 6
 FLAT = 0.05
 """An exponent of the bound within this of zero is no fall: it would take a million times the steps to halve the bound."""
 
+KNOWN = 0.25
+"""An exponent counts as zero only where its interval leaves out most of the way to the -1/2 of a method that works."""
+
 SIGMAS = 4.0
 """Standard errors by which a rise must stand out, in each of two windows: a chance of 1e-9 for one that is none."""
 
@@ -38,8 +41,8 @@ def judge(
     """The verdict.
 
     Met: every term's increments fall against those of the sum of gamma, and that sum diverges, both with the whole of their
-    intervals and in the last doubling too; nothing rises, and the second moment does not forget. Failed: the bound's exponent may be
-    zero or more, and there is evidence of a rise. Not guaranteed: all else.
+    intervals and in the last doubling too; nothing rises, and the second moment does not forget. Failed: the bound's exponent is
+    zero or more, known well enough to say so, and there is evidence of a rise. Not guaranteed: all else.
 
     Args:
         forgets: whether the second moment is a moving average of fixed memory.
@@ -63,7 +66,7 @@ def judge(
     parts = {name: exponent([getattr(w, name) / w.gamma for w in used]) for name in ("a", "b", "b_squared")}
     ratio = dominant([*parts.values(), negative(gamma)])
     falling = all(getattr(used[-1], n) / used[-1].gamma <= getattr(used[-2], n) / used[-2].gamma for n in parts)
-    if ratio.high >= -FLAT and evidence:
+    if ratio.value >= -FLAT and ratio.low >= -KNOWN and evidence:
         verdict = Verdict.FAILED
     elif ratio.high < -FLAT and falling and not evidence and not forgets:
         verdict = Verdict.MET
@@ -101,7 +104,7 @@ def rises(windows: Sequence[Window]) -> tuple[str, ...]:
     """Evidence that the loss rises: sentences with numbers, none where nothing stands out from the noise.
 
     Either the mean step goes uphill along the mean gradient, in each of the last two windows, or the recorded loss of the last window
-    is above that of an earlier one and not below that of the one before it.
+    is above that of an earlier one and the highest so far.
     """
     found = []
     known = [w for w in windows if w.ascent is not None and w.ascent_error is not None]
@@ -117,8 +120,8 @@ def rises(windows: Sequence[Window]) -> tuple[str, ...]:
     elif len(losses) >= 3:
         value, error, first = losses[-1]
         low, low_error, low_first = min(losses[:-1])
-        before, before_error, _ = losses[-2]
-        if _stands_out(value - low, math.hypot(error, low_error)) and value >= before - 2.0 * math.hypot(error, before_error):
+        highest = all(value >= v - 2.0 * math.hypot(error, e) for v, e, _ in losses[:-1])
+        if highest and _stands_out(value - low, math.hypot(error, low_error)):
             found.append(
                 f"the loss rose from {low:.4g} +- {low_error:.1g} (steps from {low_first:,}) "
                 f"to {value:.4g} +- {error:.1g} (steps from {first:,})"

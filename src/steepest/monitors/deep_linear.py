@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ class DeepLinearRate:
 
     def __init__(self, weights: Sequence[Tensor], target: Tensor, rate: float) -> None:
         layers = [w.detach().double() for w in weights]
-        chained = all(v.ndim == w.ndim == 2 and v.shape[0] == w.shape[1] for v, w in zip(layers, layers[1:], strict=False))
+        chained = all(v.ndim == w.ndim == 2 and v.shape[0] == w.shape[1] for v, w in pairwise(layers))
         if len(layers) < 2 or not chained or target.shape != (layers[-1].shape[0], layers[0].shape[1]) or not rate > 0.0:
             raise UsageError(
                 f"weights {[tuple(w.shape) for w in layers]}, target {tuple(target.shape)}, rate {rate}: at least two weights "
@@ -81,7 +82,7 @@ class DeepLinearRate:
         phi = target.detach().double()
         self.rate, self.depth, self.norm = rate, len(layers), float(phi.norm())
         self.margin = float(torch.linalg.svdvals(phi)[-1]) - float((product(layers) - phi).norm())
-        self.balance = max(float((w.T @ w - v @ v.T).norm()) for v, w in zip(layers, layers[1:], strict=False))
+        self.balance = max(float((w.T @ w - v @ v.T).norm()) for v, w in pairwise(layers))
         self.narrow = min(v.shape[0] for v in layers[:-1]) < min(phi.shape)
         self.losses: list[float] = []
 

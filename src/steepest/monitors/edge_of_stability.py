@@ -49,8 +49,8 @@ class EdgeOfStability:
         optimizer: as ``measures.stability.step_scale`` knows it; others are not measured.
         products: most Lanczos steps; tolerance: relative residual at which they end.
 
-    Source: J. Cohen et al., Gradient descent on neural networks typically occurs at the edge of stability, ICLR 2021; J. Cohen et al., Adaptive
-    gradient methods at the edge of stability, 2022.
+    Source: J. Cohen et al., Gradient descent on neural networks typically occurs at the edge of stability, ICLR 2021; J. Cohen et al.,
+    Adaptive gradient methods at the edge of stability, 2022.
     """
 
     def __init__(self, optimizer: Optimizer, products: int = 8, tolerance: float = 0.03) -> None:

@@ -27,6 +27,7 @@ class Rule:
         least: the least s_t that gradients with ``|g| <= H`` could have led to, as a function of H.
         forgets: whether the second moment is a moving average of fixed memory, for which B = o(sum gamma) is never guaranteed.
         corrected: whether there is bias correction.
+        falls: whether effective steps fall at a constant rate, because the second moment is a sum.
     """
 
     moment: Callable[[Group, Group], Tensor | None]
@@ -34,6 +35,7 @@ class Rule:
     least: Callable[[Group, Tensor, float], Tensor]
     forgets: Callable[[Group], bool]
     corrected: bool
+    falls: bool = False
 
 
 def rule(optimizer: Optimizer) -> Rule:
@@ -161,7 +163,7 @@ _RULES: tuple[tuple[type[Optimizer], Rule], ...] = (
     (RAdam, Rule(_key("exp_avg_sq"), _radam, _radam_least, _always, True)),
     (Adamax, Rule(_key("exp_inf"), _adamax, _adam_least, _always, True)),
     (RMSprop, Rule(_rmsprop_moment, _rmsprop, _plain_least, _always, False)),
-    (Adagrad, Rule(_key("sum"), _adagrad, _adagrad_least, _never, False)),
+    (Adagrad, Rule(_key("sum"), _adagrad, _adagrad_least, _never, False, falls=True)),
     (AdaFom, Rule(_key("mean_sq"), _rmsprop, _plain_least, _never, False)),
-    (AdaDelay, Rule(_key("weighted_sq"), _adadelay, _adadelay_least, _never, False)),
+    (AdaDelay, Rule(_key("weighted_sq"), _adadelay, _adadelay_least, _never, False, falls=True)),
 )

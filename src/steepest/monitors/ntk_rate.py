@@ -78,8 +78,8 @@ def gram(weights: Tensor, x: Tensor) -> Tensor:
 class NTKRate:
     """Holds gradient descent on a wide two-layer network against the rate of its kernel.
 
-    For ``u_i = m^-1/2 sum_r a_r relu(w_r'x_i)`` with fixed ``a_r = +-1``, w from N(0, I), unit inputs of which no two are parallel, and the loss
-    ``|y - u|^2 / 2`` (a sum over samples: with a mean over n, hand over ``rate / n``), gradient descent on w has
+    For ``u_i = m^-1/2 sum_r a_r relu(w_r'x_i)`` with fixed ``a_r = +-1``, w from N(0, I), unit inputs of which no two are parallel, and the
+    loss ``|y - u|^2 / 2`` (a sum over samples: with a mean over n, hand over ``rate / n``), gradient descent on w has
     ``|y - u(k)|^2 <= (1 - rate lambda_0 / 2)^k |y - u(0)|^2`` with high probability for ``m = Omega(n^6 / (lambda_0^4 delta^3))`` and
     ``rate = O(lambda_0 / n^2)``; lambda_0 is the least eigenvalue of the kernel at infinite width.
 

@@ -11,7 +11,7 @@ from steepest.errors import UsageError
 from steepest.monitors.adam_type import AdamTypeMonitor
 from steepest.probes.events import Step
 from steepest.probes.probe import Probe
-from steepest.results.convergence import AdamTypeReport
+from steepest.results.convergence import AdamTypeReport, Assumption, Verdict
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,9 @@ class AdamTypeProbe(Probe):
     def finish(self) -> AdamTypeRecord | None:
         """A report for each optimizer that is of this type."""
         reports = tuple(m.report() for m in self.monitors.values() if m is not None)
+        for report in reports:
+            if report.verdict is Verdict.FAILED and Assumption.NOT_FINITE not in report.assumptions:
+                self.run.note(f"{report.method}: {report.verdict.value}: {'; '.join(report.evidence)}")
         return AdamTypeRecord(reports) if reports else None
 
     def _monitor(self, optimizer: Optimizer) -> AdamTypeMonitor | None:

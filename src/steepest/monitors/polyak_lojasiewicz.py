@@ -27,7 +27,7 @@ class PLReport:
         points: that were seen above f*.
         constant: the least ``|grad f|^2 / (2 (f - f*))`` along the path: mu of any region which holds the path is at most this. None
             without points.
-        early, late: the same over the first and the last half of the path.
+        early, late: the same over the first quarter of the path and over the rest.
         least: f* as used; verdict: what it says.
     """
 
@@ -78,7 +78,7 @@ class PolyakLojasiewicz:
         n = len(self.ratios)
         if n < 2:
             return PLReport(n, min(self.ratios, default=None), None, None, self.least, LinearRate.UNKNOWN)
-        early, late = min(self.ratios[: n // 2]), min(self.ratios[n // 2 :])
-        # A constant that holds does not fall by a factor as the path goes on; sublinear descent, f - f* ~ 1/t, makes it do so.
+        early, late = min(self.ratios[: max(n // 4, 1)]), min(self.ratios[max(n // 4, 1) :])
+        # Where f - f* falls like a power of 1/t the ratio is of the order of 1/t, a fourth from the first quarter to the end.
         verdict = LinearRate.HOLDS if min(early, late) > 0.0 and late >= 0.5 * early else LinearRate.WEAK
         return PLReport(n, min(early, late), early, late, self.least, verdict)

@@ -17,9 +17,9 @@ class Share:
     indices: Tensor | None
 
     def take(self, tensor: Tensor) -> Tensor:
-        """Those coordinates of a tensor shaped like the parameter, detached, ``[n]``; a copy."""
-        flat = tensor.detach().reshape(-1)
-        return (flat.clone() if self.indices is None else flat.index_select(0, self.indices)).double()
+        """Those coordinates of a tensor shaped like the parameter, ``[n]``; may be a view."""
+        flat = tensor.reshape(-1)
+        return flat if self.indices is None else flat.index_select(0, self.indices)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class Sketch:
 
 
 def gather(shares: Sequence[Share], of: Callable[[Tensor], Tensor | None]) -> Tensor:
-    """The sketch of a tensor per parameter, concatenated; zeros where a parameter has none."""
-    parts = [share.take(share.parameter.new_zeros(share.parameter.shape) if (t := of(share.parameter)) is None else t) for share in shares]
+    """The sketch of a tensor per parameter, concatenated, a copy in float64; zeros where a parameter has none. Call it under no_grad."""
+    parts = [share.take(torch.zeros_like(share.parameter) if (t := of(share.parameter)) is None else t) for share in shares]
     device = parts[0].device
-    return torch.cat([p if p.device == device else p.to(device) for p in parts])
+    joined = torch.cat([p if p.device == device else p.to(device) for p in parts])
+    return joined if joined.dtype == torch.float64 else joined.double()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from steepest.errors import UsageError
+from steepest.studies.adam_divergence import AdamDivergence
 from steepest.studies.covariate_shift import CovariateShift
 from steepest.studies.depth import Depth
 from steepest.studies.ghost_batches import GhostBatches
@@ -20,6 +21,7 @@ STUDIES: tuple[type[Study], ...] = (
     Depth,
     SignalPropagation,
     UltraDeep,
+    AdamDivergence,
 )
 
 

@@ -26,8 +26,8 @@ def watch(probes: Sequence[Probe] | None = None, *, schedule: Schedule | None = 
     of ``run.notes``, never an error of the training.
 
     Args:
-        probes: what is asked; by default ``steepest.probes.defaults.default_probes()`` and the theorem for Adam-type methods, which cost at
-            most 1.2x a step together.
+        probes: what is asked; by default ``default_probes()`` and the theorem for Adam-type methods, at most 1.2x a step
+            together.
         schedule: which windows between steps are looked at closely.
 
     Yields:
