@@ -12,7 +12,7 @@ DOCS_STAMP := $(VENV)/.steepest-docs-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions docs clean
+.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-overhead bench-curvature docs clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,12 +59,22 @@ bench-conv: $(STAMP) ## norms of convolutions beside the Gram iteration and the 
 bench-scaling: $(STAMP) ## time of the bounds against neurons and against depth
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scaling.py
 
+bench-curvature: $(STAMP) $(PEERS)/.curvature-installed ## the largest Hessian eigenvalue beside curvlinops with eigsh
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/curvature.py --peers $(PEERS)/bin/python -o benchmarks/results/curvature.md
+
 bench-regions: $(STAMP) ## bounds over smaller regions of deep networks
 	$(BIN)/python benchmarks/regions.py -o benchmarks/results/regions.md
+
+bench-overhead: $(STAMP) ## time of a training step with the default probes over one without, paired
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py -o benchmarks/results/overhead.md
 
 $(PEERS)/.installed: benchmarks/peers.txt
 	"$(PYTHON)" -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install $(PIP_FLAGS) -r benchmarks/peers.txt
+	@touch $@
+
+$(PEERS)/.curvature-installed: benchmarks/curvature-peers.txt constraints.txt | $(PEERS)/.installed
+	$(PEERS)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -r benchmarks/curvature-peers.txt
 	@touch $@
 
 docs: $(DOCS_STAMP) ## build the documentation into ./site/

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-DOCS = sorted((Path(__file__).resolve().parents[1] / "docs").glob("quickstart.md"))
+FOLDER = Path(__file__).resolve().parents[1] / "docs"
+DOCS = [FOLDER / name for name in ("quickstart.md", "diagnosis.md", "optimizers.md")]
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda p: p.name)

@@ -21,6 +21,7 @@ from steepest.errors import UsageError
 from steepest.example import train_digits
 from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
+from steepest.numerics.device import require_device
 from steepest.proofs.certificate import load_certificate
 from steepest.proofs.check import Verdict
 from steepest.proofs.check import check as check_against
@@ -53,6 +54,7 @@ def bound(
     seed: int = 0,
     progress: Progress = lambda stage: None,
     stop: Deadline | None = None,
+    device: str = "cpu",
 ) -> Bracket:
     """Bracket ``L = sup |f(x) - f(y)|_p / |x - y|_p`` over a convex set of inputs: all of them, a box, or a ball.
 
@@ -73,6 +75,7 @@ def bound(
         seed: of the search.
         progress: called with a phrase as each stage begins.
         stop: ``stop.stop(reason)``, from a signal handler or another thread, ends the run early with the best so far.
+        device: such as ``cuda``, where multipliers are looked for; proofs are computed on the processor.
 
     Returns:
         A ``Bracket`` whose both ends are proven. ``upper`` is infinite where the network has no constant that these bounds
@@ -88,11 +91,12 @@ def bound(
     if time_limit is not None and not 0 < time_limit < math.inf:
         raise UsageError(f"the time limit must be a positive number of seconds, not {time_limit:g}")
     p = require_norm(norm)
+    require_device(device)
     loaded = capture(model, sample=sample, factory=factory, input_shape=input_shape)
     domain = make_domain(loaded.graph.input_shape, p, at, radius, box)
     chosen = (output,) if isinstance(output, int) else output
     inputs = None if data is None else as_batch(data, loaded.graph.input_shape)
-    bracketing = Bracketing(EFFORTS[effort], time_limit, seed, progress, stop or Deadline())
+    bracketing = Bracketing(EFFORTS[effort], time_limit, seed, progress, stop or Deadline(), device)
     return bracketing.run(loaded.graph, domain, p, chosen, inputs, loaded.name)
 
 
@@ -192,6 +196,7 @@ def diagnose(script: str | Path, arguments: Sequence[str] = ()) -> Diagnosis:
         losses=tuple(p.value for p in run.losses),
         notes=run.notes,
         measurements={type(r).__name__: r.to_json() for r in run.measurements()},
+        loss_optimizers=tuple(p.optimizer for p in run.losses),
     )
 
 

@@ -78,6 +78,7 @@ class Bracketing:
         seed: of the search.
         progress: told of each stage.
         stop: once asked, searches and bounds end with the best they have, and that is proven and returned.
+        device: where multipliers take their first-order steps; all that is proven is computed on the processor.
     """
 
     effort: Effort = EFFORTS["normal"]
@@ -85,6 +86,7 @@ class Bracketing:
     seed: int = 0
     progress: Progress = lambda stage: None
     stop: Deadline = field(default_factory=Deadline)
+    device: str = "cpu"
 
     def run(
         self,
@@ -173,9 +175,10 @@ class Bracketing:
         if norm == 2.0 and min(u.value for u in uppers) < math.inf:
             self.progress("multipliers for slope restrictions")
             deadline = self.stop.within(self._left(started, self.effort.upper_seconds))
-            neurons = LipSDP(deadline=deadline, steps=self.effort.steps, exact=self.effort.exact)
+            neurons = LipSDP(deadline=deadline, steps=self.effort.steps, exact=self.effort.exact, device=self.device)
             refusal = neurons.refusal(graph, domain)
-            channels = ChannelLipSDP(deadline=deadline.share(1.0 if refusal else CHANNELS), steps=self.effort.steps)
+            share = deadline.share(1.0 if refusal else CHANNELS)
+            channels = ChannelLipSDP(deadline=share, steps=self.effort.steps, device=self.device)
             uppers.append(channels.bound(graph, domain, norm))
             if not refusal:
                 uppers.append(replace(neurons, channels=uppers[-1] if uppers[-1].value < math.inf else None).bound(graph, domain, norm))
@@ -185,6 +188,9 @@ class Bracketing:
             uppers = [u for u in uppers if u.value < math.inf or not u.method.startswith("lipsdp")]
         deadline = self.stop.within(self._left(started, SPLITTING * self.effort.upper_seconds))
         splitting = Splitting(jacobian.over, PieceLipSDP(), deadline)
+        if not splitting.boxes(graph, domain):
+            whole = LipSDP(steps=self.effort.steps, exact=self.effort.exact, device=self.device)
+            splitting = replace(splitting, inner=PieceLipSDP(whole=whole))
         if splitting.applies(graph, domain) and jacobian.applies(graph) and not self._limited(started):
             self.progress("splitting the inputs")
             uppers.append(splitting.bound(graph, domain, norm))

@@ -230,3 +230,7 @@ def test_a_region_of_many_inputs_is_one_piece_with_tighter_slopes(norm, radius):
     plain = LipSDP(deadline=Deadline.after(20.0)).bound(graph, domain, 2.0)
     assert upper.value <= plain.value * 1.02
     assert radius < 0.5 or norm == math.inf or upper.value <= 0.95 * plain.value
+    # With all the means that LipSDP has, the optimum over the slopes of the piece.
+    best = Splitting(ClarkeJacobian().over, PieceLipSDP(whole=LipSDP()), Deadline.after(20.0)).bound(graph, domain, 2.0)
+    assert best.value <= upper.value * (1 + 1e-6) and best.value <= plain.value * (1 + 1e-6)
+    assert check(write_certificate(record, output=None, norm=2.0, domain=domain, upper=best, lower=None), record).holds

@@ -65,6 +65,7 @@ def _bad(tmp_path, net):
         "pickle": (3, ["bound", pickled]),
         "operator": (3, ["bound", _model(tmp_path / "sign.onnx", np.ones((2, 3)), "Sign")]),
         "norm": (2, ["bound", net, "--norm", "3"]),
+        "device": (2, ["bound", net, "--device", "cuda:99"]),
         "output": (2, ["bound", net, "--output", "9"]),
         "box": (2, ["bound", net, "--box", "1", "0"]),
         "radius alone": (2, ["bound", net, "--radius", "1"]),

@@ -38,6 +38,7 @@ def bound(
     certificate: Annotated[Path | None, typer.Option("-o", "--certificate", metavar="CERT.json", help="write the certificate")] = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
+    device: options.Device = "cpu",
     as_json: options.Json = False,
 ) -> None:
     """Bracket the Lipschitz constant of MODEL over all inputs, a ball (--at, --radius) or a box (--box)."""
@@ -61,6 +62,7 @@ def bound(
             seed=seed,
             progress=lambda stage: tell(stage, None),
             stop=stop,
+            device=device,
         )
     if certificate is not None:
         write_text(certificate, json.dumps(bracket.certificate, allow_nan=False))

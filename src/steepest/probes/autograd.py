@@ -91,6 +91,24 @@ def terms(event: Backward) -> tuple[Term, ...]:
     return tuple(found) or (_term(longest, "", None),)
 
 
+def leaves(loss: Tensor) -> list[Tensor]:
+    """The tensors that a loss is differentiated by: those that collect a gradient. Walks at most 4,096 nodes of the graph."""
+    found: list[Tensor] = []
+    seen = {loss.grad_fn}
+    pending = [loss.grad_fn]
+    while pending and len(seen) < _VISITS:
+        node: Any = pending.pop()
+        if node is None:
+            continue
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, Tensor):
+            found.append(variable)
+        below = [n for n, _ in node.next_functions if n is not None and n not in seen]
+        seen.update(below)
+        pending.extend(below)
+    return found
+
+
 def _term(way: tuple[Any, ...], output: str, prediction: Tensor | None) -> Term:
     path = tuple(_operation(node) for node in way)
     shapes = tuple(_shape(node) for node in way)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from steepest.probes.curvature import Curvature
 from steepest.probes.finite import FiniteProbe
 from steepest.probes.fit import FitProbe
 from steepest.probes.inputs import InputProbe
 from steepest.probes.leak import LeakProbe
 from steepest.probes.losses import LossProbe
 from steepest.probes.modes import ModeProbe
+from steepest.probes.noise import GradientNoise
 from steepest.probes.parameters import ParameterProbe
 from steepest.probes.probe import Probe
 from steepest.probes.reachable import ReachableProbe
@@ -30,4 +32,6 @@ def default_probes() -> tuple[Probe, ...]:
         ModeProbe(),
         LeakProbe(),
         FiniteProbe(),
+        Curvature(),
+        GradientNoise(),
     )

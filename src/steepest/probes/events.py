@@ -111,7 +111,7 @@ class Criterion(Event):
 
     Args:
         name: ``cross_entropy``, ``mse_loss``, ...
-        input, target, result: its tensors; None in the copies that ``Backward.criteria`` holds.
+        input, target, result: its tensors; None once ``on_criterion`` is over, as in ``Backward.criteria``.
         input_shape, target_shape, target_dtype: of these, as given, before they are broadcast.
         options: the other arguments, tensors left out: ``reduction``, ``label_smoothing``, ...
         value: of the result where it is one number on the CPU.
@@ -171,7 +171,8 @@ class Backward(Event):
         value: its value, unscaled; None where reading it would wait for an accelerator in a window that is not sampled.
         scale: what a ``GradScaler`` multiplied it by.
         criteria: the losses called since the last backward pass, without their tensors.
-        outputs: the model outputs since then that have a gradient, with the names of their models; empty where the window is not sampled.
+        outputs: the model outputs since then that have a gradient, with the names of their models; empty once ``before_backward``
+            is over, and where the window is not sampled.
         inside_step: whether an optimizer's closure runs it.
         number: of this backward pass in its window: 0, 1, ... counts micro-batches.
     """

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
 
 from steepest.report.numbers import lower_text, upper_text
+
+# Points of a line: the page stays small however long the run was.
+MOST_POINTS = 120
 
 
 def _svg(width: float, height: float, title: str, body: str) -> str:
@@ -32,7 +35,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _tick_text(t: float) -> str:
     value = 10**t
-    return f"{value:.3g}" if 1e-3 <= value < 1e5 else f"1e{round(t)}"
+    return f"{value:g}" if 9.9e-4 < value < 9.9e4 else f"1e{round(t)}"
 
 
 def brackets_chart(rows: Sequence[tuple[str, float, float, bool]], title: str) -> str:
@@ -170,6 +173,97 @@ def curves_chart(curves: Sequence[tuple[str, Sequence[float], str]], total: int,
         parts.append(f'<polyline points="{" ".join(p.replace(" ", ",") for p in points)}" class="curve {kind}"/>')
         parts.append(f'<text x="{right - 8:g}" y="{upper + 16 + 18 * k:g}" class="key {kind}" text-anchor="end">{escape(label)}</text>')
     return _svg(720, 250, title, "".join(parts))
+
+
+def loss_chart(losses: Sequence[float], title: str, optimizers: Sequence[int | None] = ()) -> str:
+    """The loss at each backward pass: the median of neighbours over a band of their smallest and largest value.
+
+    The axis is logarithmic where all values are positive and span more than a factor of 20. Where values are no numbers, the chart says so.
+
+    Args:
+        losses: in order.
+        title: what it shows, in words.
+        optimizers: which optimizer each loss belongs to; several have a line each.
+    """
+    finite = [v for v in losses if math.isfinite(v)]
+    if len(losses) < 2 or not finite:
+        return ""
+    low, high = min(finite), max(finite)
+    logarithmic = low > 0 and high > 20 * low
+    scale = math.log10 if logarithmic else float
+    low, high = scale(low), scale(high)
+    margin = 0.05 * (high - low) or 0.5 * abs(high) or 1.0
+    low, high = low - margin, high + margin
+    left, right, upper, bottom = 62.0, 548.0, 14.0, 196.0
+
+    def across(k: float) -> float:
+        return left + k / (len(losses) - 1) * (right - left)
+
+    def down(scaled: float) -> float:
+        return bottom - (scaled - low) / (high - low) * (bottom - upper)
+
+    parts = []
+    for t in _ticks(low, high) if logarithmic else _even_ticks(low, high):
+        y, text = down(t), _tick_text(t) if logarithmic else f"{t:.4g}"
+        parts.append(f'<line x1="{left:g}" x2="{right:g}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
+        parts.append(f'<text x="{left - 8:g}" y="{y + 4:.1f}" class="tick" text-anchor="end">{text}</text>')
+    for t in _even_ticks(0.0, len(losses) - 1.0):
+        x = across(t)
+        anchor = "end" if right - x < 20 else "start" if x == left else "middle"
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 19:g}" class="tick" text-anchor="{anchor}">{t:,.0f}</text>')
+    parts.append(f'<text x="{right:g}" y="{bottom + 40:g}" class="tick" text-anchor="end">backward passes</text>')
+    lines: dict[int | None, list[tuple[int, float]]] = {}
+    for k, value in enumerate(losses):
+        lines.setdefault(optimizers[k] if k < len(optimizers) else None, []).append((k, value))
+    if len(lines) > 3:
+        lines = {None: list(enumerate(losses))}
+    for (optimizer, line), kind in zip(lines.items(), ("proven", "estimate", "global"), strict=False):
+        bins = _bins(line)
+        if len(line) > MOST_POINTS:
+            band = [(k, values[-1]) for k, values in bins] + [(k, values[0]) for k, values in reversed(bins)]
+            points = " ".join(f"{across(k):.1f},{down(scale(v)):.1f}" for k, v in band)
+            parts.append(f'<polygon points="{points}" class="band {kind}"/>')
+        points = " ".join(f"{across(k):.1f},{down(scale(v[len(v) // 2])):.1f}" for k, v in bins)
+        parts.append(f'<polyline points="{points}" class="curve {kind}"/>')
+        if len(lines) > 1 and bins:
+            k, values = bins[-1]
+            label = "no step" if optimizer is None else f"optimizer {optimizer + 1}"
+            y = down(scale(values[len(values) // 2])) - 7
+            parts.append(f'<text x="{across(k) - 4:.1f}" y="{y:.1f}" class="key {kind}" text-anchor="end">{label}</text>')
+    parts += _broken(losses, across, upper, bottom)
+    return _svg(560, 244, title, "".join(parts))
+
+
+def _bins(line: Sequence[tuple[int, float]]) -> list[tuple[float, list[float]]]:
+    """At most MOST_POINTS stretches: the middle of each, and its finite values in order of size; empty ones are left out."""
+    size = max(1, math.ceil(len(line) / MOST_POINTS))
+    stretches = (line[k : k + size] for k in range(0, len(line), size))
+    every = (((part[0][0] + part[-1][0]) / 2, sorted(v for _, v in part if math.isfinite(v))) for part in stretches)
+    return [(k, values) for k, values in every if values]
+
+
+def _broken(losses: Sequence[float], across: Callable[[float], float], upper: float, bottom: float) -> list[str]:
+    """A mark from the first loss that is no number; to the end where the last is none either."""
+    where = [k for k, v in enumerate(losses) if not math.isfinite(v)]
+    if not where:
+        return []
+    lasting = where[-1] == len(losses) - 1
+    x, end = across(where[0]), across(len(losses) - 1)
+    width = max(2.0, end - x) if lasting else 2.0
+    anchor, shift = ("end", -6) if 2 * where[0] > len(losses) else ("start", 6)
+    words = f"not a number from {where[0]:,} on" if lasting else f"not a number at {where[0]:,}"
+    return [
+        f'<rect x="{min(x, end - 2):.1f}" y="{upper:g}" width="{width:.1f}" height="{bottom - upper:g}" class="broken"/>',
+        f'<text x="{x + shift:.1f}" y="{upper + 16:g}" class="key proven" text-anchor="{anchor}">{words}</text>',
+    ]
+
+
+def _even_ticks(low: float, high: float) -> list[float]:
+    """Four to nine multiples of 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
+    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def image(values: np.ndarray, title: str, diverging: bool = False) -> str:

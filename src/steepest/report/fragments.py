@@ -1,4 +1,4 @@
-"""What a notebook shows for a bracket: self-contained, on light and on dark."""
+"""What a notebook shows for a result: self-contained, on light and on dark."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from steepest.report.charts import brackets_chart
+from steepest.report.charts import brackets_chart, loss_chart
 from steepest.report.numbers import lower_text, upper_text
 
 _STYLE = (
@@ -17,6 +17,9 @@ _STYLE = (
     ".steepest .soft.span{stroke:#4a8ec2}.steepest .lower,.steepest .upper{fill:#c8643c}"
     ".steepest .soft.lower,.steepest .soft.upper{fill:#4a8ec2}"
     ".steepest .open{fill:none;stroke:#c8643c;stroke-width:2.5}"
+    ".steepest .curve{fill:none;stroke:#c8643c;stroke-width:2.5}"
+    ".steepest .curve.estimate{stroke:#4a8ec2}.steepest .curve.global{stroke:#888}"
+    ".steepest .band{fill:#c8643c;opacity:.2}.steepest .band.estimate{fill:#4a8ec2}.steepest .broken{fill:#d33;opacity:.2}"
 )
 
 
@@ -29,6 +32,33 @@ def bracket_fragment(bracket: Mapping[str, Any]) -> str:
         f'<div class="steepest"><style>{_STYLE}</style><b>{lower_text(lower)} &le; L &le; {upper_text(upper)}</b> '
         f"in l{escape(str(bracket['norm']))}{brackets_chart(rows, 'Lower and upper bounds')}{notes}</div>"
     )
+
+
+def diagnosis_fragment(diagnosis: Mapping[str, Any]) -> str:
+    """HTML of one diagnosis, from its JSON: the loss, and each finding with its strongest evidence and what to change."""
+    findings = []
+    for finding in diagnosis["findings"]:
+        evidence = "".join(f"<li>{escape(_evidence(e))}</li>" for e in finding["evidence"][:3])
+        findings.append(
+            f"<li><strong>{escape(finding['cause'])}</strong> ({escape(finding['severity'])}): {escape(finding['sentence'])}."
+            f"<ul>{evidence}</ul><em>{escape(finding['fix'])}</em></li>"
+        )
+    count = len(findings)
+    headline = f"{count} finding{'s' * (count != 1)}" if count else "Nothing found"
+    notes = "".join(f"<div>{escape(note)}</div>" for note in diagnosis.get("notes") or [])
+    losses = [float(v) for v in diagnosis.get("losses") or []]
+    chart = loss_chart(losses, "The loss at each backward pass", diagnosis.get("loss_optimizers") or ())
+    return f'<div class="steepest"><style>{_STYLE}</style><b>{headline}</b>{chart}<ol>{"".join(findings)}</ol>{notes}</div>'
+
+
+def _evidence(evidence: Mapping[str, Any]) -> str:
+    where = f" at {evidence['where']}" if evidence["where"] else ""
+    limit = "" if evidence["threshold"] is None else f" (tells from {_short(evidence['threshold'])})"
+    return f"{evidence['quantity']}{where}: {_short(evidence['value'])}{limit}"
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
 
 
 def _number(value: Any) -> float:

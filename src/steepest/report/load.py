@@ -8,11 +8,11 @@ from typing import Any
 
 from steepest.errors import ModelError
 
-FORMATS = ("steepest-audit/1", "steepest-bracket/1")
+FORMATS = ("steepest-audit/1", "steepest-bracket/1", "steepest-diagnosis/1")
 
 
 def load_result(path: Path) -> dict[str, Any]:
-    """The JSON of an audit or a bracket.
+    """The JSON of an audit, a bracket or a diagnosis.
 
     Raises:
         ModelError: where it is missing, not JSON, or of another format.
@@ -25,7 +25,7 @@ def load_result(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not a result: it is not valid JSON ({error})") from error
     if not isinstance(content, dict) or content.get("format") not in FORMATS:
         found = content.get("format") if isinstance(content, dict) else None
-        raise ModelError(f"{path} has format {found!r}; known are {' and '.join(FORMATS)}: give audit.json, or the output of bound --json")
+        raise ModelError(f"{path} has format {found!r}; known are {', '.join(FORMATS)}: give audit.json, or what --json prints")
     return content
 
 

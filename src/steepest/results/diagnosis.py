@@ -39,6 +39,7 @@ class Diagnosis:
         losses: the loss at every backward pass.
         notes: what could not be observed.
         measurements: what the probes measured, in their JSON form, under the names of the records.
+        loss_optimizers: for each loss, the index of the optimizer that stepped next; None where none did.
     """
 
     script: str
@@ -49,6 +50,7 @@ class Diagnosis:
     losses: tuple[float, ...]
     notes: tuple[str, ...]
     measurements: dict[str, Any]
+    loss_optimizers: tuple[int | None, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -65,6 +67,13 @@ class Diagnosis:
             "exit_code": self.exit_code,
             "steps": self.steps,
             "losses": [v if abs(v) < float("inf") else str(v) for v in self.losses],
+            "loss_optimizers": list(self.loss_optimizers),
             "notes": list(self.notes),
             "measurements": self.measurements,
         }
+
+    def _repr_html_(self) -> str:
+        # Upwards, as for a bracket: notebooks ask the record itself for its picture.
+        from steepest.report.fragments import diagnosis_fragment
+
+        return diagnosis_fragment(self.to_json())

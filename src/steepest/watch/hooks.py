@@ -80,9 +80,10 @@ class Hooks:
             if not torch.compiler.is_compiling() and visible():
                 see.enter(module)
 
-        def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        def leave(module: nn.Module, args: Any, *rest: Any) -> None:
+            # After an exception torch leaves the keyword arguments out, and the output is None.
             if not torch.compiler.is_compiling() and visible():
-                see.leave(module, args, kwargs, output)
+                see.leave(module, args, rest[0] if len(rest) == 2 else {}, rest[-1])
 
         def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             if not torch.compiler.is_compiling() and visible():
@@ -93,7 +94,10 @@ class Hooks:
                 see.end_step(optimizer)
 
         self.stack.callback(modules.register_module_forward_pre_hook(enter).remove)
-        self.stack.callback(modules.register_module_forward_hook(leave, with_kwargs=True, always_call=True).remove)
+        left = modules.register_module_forward_hook(leave, with_kwargs=True, always_call=True)
+        # Removal forgets this entry (torch 2.13).
+        self.stack.callback(modules._global_forward_hooks_with_kwargs.pop, left.id, None)
+        self.stack.callback(left.remove)
         self.stack.callback(register_optimizer_step_pre_hook(before).remove)
         self.stack.callback(register_optimizer_step_post_hook(after).remove)
         self._wrap_engine(visible)
@@ -147,13 +151,13 @@ class Hooks:
             self._set(functional, name, self._watched_loss(name, getattr(functional, name), visible))
 
     def _watched_loss(self, name: str, loss: Callable[..., Any], visible: Callable[[], bool]) -> Callable[..., Any]:
-        see, signature = self.observer, inspect.signature(loss)
+        see, names = self.observer, tuple(inspect.signature(loss).parameters)
 
         @functools.wraps(loss)
         def watched_loss(*args: Any, **kwargs: Any) -> Any:
             result = loss(*args, **kwargs)
             if not torch.compiler.is_compiling() and visible():
-                see.criterion(name, signature.bind(*args, **kwargs).arguments, result)
+                see.criterion(name, {**dict(zip(names, args, strict=False)), **kwargs}, result)
             return result
 
         return watched_loss
@@ -207,13 +211,25 @@ class Hooks:
         self._set(torch.amp.GradScaler, "scale", watched_scale)
         self._set(DataLoader, "__iter__", watched_read)
 
+        compiling = torch.compile
+
+        @functools.wraps(compiling)
+        def watched_compile(*args: Any, **kwargs: Any) -> Any:
+            result = compiling(*args, **kwargs)
+            if visible():
+                see.compiled(args[0] if args else kwargs.get("model"))
+            return result
+
+        self._set(torch, "compile", watched_compile)
+
     def _keep_compile_quiet(self) -> None:
         """A compiled module warns of global hooks; ours fire outside of what it compiles and need no warning."""
-        count = sum(len(getattr(modules, n)) for n in _GLOBAL)
-        self._set(modules, "_has_any_global_hook", lambda: sum(len(getattr(modules, n)) for n in _GLOBAL) > count)
 
+        def has_others() -> bool:
+            hooks = len(modules._global_forward_hooks) - 1 + len(modules._global_forward_pre_hooks) - 1
+            return bool(modules._global_backward_pre_hooks or modules._global_backward_hooks or hooks)
 
-_GLOBAL = ("_global_backward_pre_hooks", "_global_backward_hooks", "_global_forward_hooks", "_global_forward_pre_hooks")
+        self._set(modules, "_has_any_global_hook", has_others)
 
 
 def _transparent(wrapper: Callable[..., Any]) -> Callable[..., Any]:

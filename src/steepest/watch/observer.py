@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from steepest.probes.autograd import leaves
 from steepest.probes.events import (
     Backward,
     Comparison,
@@ -47,6 +48,7 @@ _METHODS = (
     "on_optimizer",
     "on_epoch",
 )
+COMPILED = "torch.compile was used: modules and losses inside what it compiles are not seen, only backward passes, gradients and steps"
 _COSTLY = ("on_module", "on_module_gradient")
 
 
@@ -79,7 +81,7 @@ class Observer:
         self.probes: list[Probe] = []
         self.states: list[OptimizerState] = []
         self.widening = 1
-        self.next_sample, self.windows_left, self.windows = 0, 1, 0
+        self.next_sample, self.windows_left, self.windows = 0, 1, 1
         self.spent, self.began = 0.0, time.perf_counter()
         self.order = self.trained = self.evaluated = 0
         self.known: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
@@ -90,12 +92,12 @@ class Observer:
         self.scaled: list[tuple[weakref.ref[Tensor], Tensor, Tensor]] = []
         self.values: list[float] = []
         self.points = self.passes = 0
-        self.stepped = True
+        self.stepped, self.optimized = True, False
         self.copy: tuple[weakref.ref[Tensor], Tensor] | None = None
         self.backward_scale: float | None = None
         self.loaders: weakref.WeakKeyDictionary[Any, list[int]] = weakref.WeakKeyDictionary()
         for probe in probes:
-            if self._ask(probe, "start", lambda p=probe: p.start(run)):
+            if self._ask(probe, "start", probe.start, run):
                 self.probes.append(probe)
         self._listen()
 
@@ -126,17 +128,19 @@ class Observer:
         """Run our own work: silent, without gradients, and whatever goes wrong stays here."""
         if self.busy or not self.seeing:
             return
-        start = time.perf_counter()
+        start = time.perf_counter() if self.windows_left else math.inf
         self.busy = True
+        # As torch.no_grad() does, without its object: this runs several times in every step.
+        grad = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
         try:
-            with torch.no_grad():
-                action()
+            action()
         except Exception as error:
             self.step_aside(error)
         finally:
+            torch._C._set_grad_enabled(grad)
             self.busy = False
-            if self.windows_left:
-                self.spent += time.perf_counter() - start
+            self.spent += max(time.perf_counter() - start, 0.0)
 
     def step_aside(self, error: Exception) -> None:
         """See nothing more."""
@@ -145,17 +149,18 @@ class Observer:
 
     def tell(self, method: str, event: Event) -> None:
         """Hand an event to all who listen."""
-        for probe, call in tuple(self.listeners[method]):
+        listeners = self.listeners[method]
+        for probe, call in tuple(listeners) if listeners else ():
             told = event
             if event.sampled and probe.every > 1 and (self.windows - 1) % probe.every:
                 if method in _COSTLY:
                     continue
                 told = replace(event, sampled=False)
-            self._ask(probe, method, lambda c=call, e=told: c(e))
+            self._ask(probe, method, call, told)
 
-    def _ask(self, probe: Probe, method: str, call: Callable[[], Any]) -> bool:
+    def _ask(self, probe: Probe, method: str, call: Callable[..., Any], *told: Any) -> bool:
         try:
-            call()
+            call(*told)
         except Exception as error:
             self.run.note(f"the probe {type(probe).__name__} was dropped: {method} raised {type(error).__name__}: {error}")
             self.probes = [p for p in self.probes if p is not probe]
@@ -179,7 +184,7 @@ class Observer:
         self.busy = True
         with torch.no_grad():
             for probe in list(self.probes):
-                self._ask(probe, "finish", lambda p=probe: ask(p))
+                self._ask(probe, "finish", ask, probe)
         self.seeing = False
         self.forget()
         self.run.close(tuple(records))
@@ -214,12 +219,13 @@ class Observer:
             if called is module:
                 break
         depth = len(calls)
+        if output is None or (depth and not self.windows_left):
+            return
         grad = torch.is_grad_enabled()
-        sampled = bool(self.windows_left) and (
-            self.trained < self.schedule.forwards if grad else self.evaluated < self.schedule.evaluations
-        )
-        if output is not None and (depth == 0 or (sampled and (self.listeners["on_module"] or self.listeners["on_module_gradient"]))):
-            self.guard(lambda: self._called(module, args, kwargs, output, depth, grad, sampled, leaf))
+        sampled = self.windows_left > 0 and (self.trained < self.schedule.forwards if grad else self.evaluated < self.schedule.evaluations)
+        model = depth == 0 and self.known.get(module, False)
+        if model or (sampled and (self.listeners["on_module"] or self.listeners["on_module_gradient"])):
+            self.guard(lambda: self._called(module, args, kwargs, output, depth, grad, sampled, leaf, model))
 
     def _called(
         self,
@@ -231,11 +237,12 @@ class Observer:
         grad: bool,
         sampled: bool,
         leaf: bool,
+        model: bool,
     ) -> None:
         step = self.run.steps
-        if depth == 0 and self.known.get(module):
+        if model:
             self._model_called(module, args, kwargs, output, grad, sampled)
-        if not sampled:
+        if not sampled or isinstance(module, torch.fx.GraphModule):
             return
         name = self.run.module_name(module)
         order, self.order = self.order, self.order + 1
@@ -273,6 +280,13 @@ class Observer:
 
         tensor.register_hook(reached)
 
+    def compiled(self, what: Any) -> None:
+        """``torch.compile`` was asked for something: None, a function, a module or its method."""
+        self.run.note(COMPILED)
+        module = getattr(what, "__self__", what)
+        if isinstance(module, nn.Module) and module not in self.known:
+            self.guard(lambda: self._first_call(module))
+
     # Losses.
 
     def criterion(self, name: str, bound: dict[str, Any], result: Any) -> None:
@@ -302,8 +316,11 @@ class Observer:
             training=None if last is None else last[3],
         )
         self.tell("on_criterion", event)
+        # The record lives on until the backward pass, its tensors must not.
+        for tensor in ("input", "target", "result"):
+            object.__setattr__(event, tensor, None)
         if event.grad and len(self.criteria) < 64:
-            self.criteria.append(replace(event, input=None, target=None, result=None))
+            self.criteria.append(event)
 
     def comparison(self, name: str, left: Any, right: Any, result: Any) -> None:
         """Two tensors were compared."""
@@ -359,6 +376,7 @@ class Observer:
         self.passes += 1
         self.criteria, self.outputs, self.scaled = [], [], []
         self.tell("before_backward", event)
+        object.__setattr__(event, "outputs", ())
         self.backward_scale = scale
         return event
 
@@ -371,7 +389,9 @@ class Observer:
     def _end_backward(self, event: Backward) -> None:
         for state in self.states:
             state.after_backward()
-        self.tell("after_backward", replace(event, outputs=()))
+        if not self.optimized:
+            self._remember(event.loss)
+        self.tell("after_backward", event)
 
     def _length(self) -> int:
         return 0 if self.last_call is None else self.last_call[1]
@@ -390,20 +410,20 @@ class Observer:
 
     def _update_by_hand(self) -> None:
         """Where no optimizer has stepped, a parameter that changed since the last backward pass is a step."""
-        if any(s.steps for s in self.states):
+        parameter, copy = (None, None) if self.copy is None else (self.copy[0](), self.copy[1])
+        if self.thread.in_step or parameter is None or copy is None or (parameter.shape == copy.shape and torch.equal(parameter, copy)):
             return
-        if self.copy is not None:
-            parameter = self.copy[0]()
-            if parameter is not None and (parameter.shape != self.copy[1].shape or not torch.equal(parameter, self.copy[1])):
-                self.run.by_hand = True
-                event = Step(self.run.steps, self.sampled, None, -1, self.run.steps, tuple(self.values), self.passes, None, True)
-                self.run.steps += 1
-                self.stepped = True
-                self.tell("after_step", event)
-                self._next_window()
-        if self.copy is None or self.copy[0]() is None or self.stepped:
-            learnt = [p for m in self.run.models for p in m.parameters() if p.requires_grad and p.grad is not None]
-            smallest = min(learnt, key=Tensor.numel, default=None)
+        self.run.by_hand = True
+        event = Step(self.run.steps, self.sampled, None, -1, self.run.steps, tuple(self.values), self.passes, None, True)
+        self.run.steps += 1
+        self.copy, self.stepped = None, True
+        self.tell("after_step", event)
+        self._next_window()
+
+    def _remember(self, loss: Tensor) -> None:
+        """Keep a copy of the smallest parameter that the loss has given a gradient, to see whether it is updated by hand."""
+        if self.copy is None or self.copy[0]() is None:
+            smallest = min((p for p in leaves(loss) if p.grad is not None), key=Tensor.numel, default=None)
             self.copy = None if smallest is None else (weakref.ref(smallest), smallest.detach().clone())
 
     # Optimizers.
@@ -420,7 +440,7 @@ class Observer:
         self.states.append(state)
         self.run._optimizers.append(state.optimizer)
         for probe, call in tuple(self.listeners["on_optimizer"]):
-            self._ask(probe, "on_optimizer", lambda c=call: c(optimizer))
+            self._ask(probe, "on_optimizer", call, optimizer)
         return state
 
     def begin_step(self, optimizer: Optimizer) -> None:
@@ -435,17 +455,15 @@ class Observer:
 
     def _step(self, optimizer: Optimizer) -> Step:
         state = self._state(optimizer)
-        if self.passes == 0:
-            # Nothing was differentiated yet: a closure will do so during this step.
-            cleared = None
-        else:
-            cleared = state.cleared
-        return Step(self.run.steps, self.sampled, optimizer, state.index, state.steps, tuple(self.values), state.backwards, cleared)
+        # Nothing differentiated since its last step: a closure will do so during this one.
+        values, cleared = (tuple(self.values), state.cleared) if state.fresh else ((), None)
+        return Step(self.run.steps, self.sampled, optimizer, state.index, state.steps, values, state.backwards, cleared)
 
     def _end_step(self, optimizer: Optimizer) -> None:
         state = self._state(optimizer)
         event = self._step(optimizer)
         state.after_step()
+        self.copy, self.optimized = None, True
         self.run.assign_losses(self.points, state.index)
         self.run.steps += 1
         self.stepped = True

@@ -19,11 +19,16 @@ class OptimizerState:
     Args:
         optimizer: it, weakly.
         index: 0, 1, ... in the order in which they were first seen.
+        steps: that it made.
+        fresh: backward passes since its last step.
+        backwards: those since its gradients were seen cleared.
+        cleared: whether they were, since its last step; None before the first.
     """
 
     optimizer: weakref.ref[Optimizer]
     index: int
     steps: int = 0
+    fresh: int = 0
     backwards: int = 0
     cleared: bool | None = None
     witness: weakref.ref[Tensor] | None = None
@@ -40,12 +45,13 @@ class OptimizerState:
     def after_backward(self) -> None:
         """Gradients were added to."""
         self.backwards += 1
+        self.fresh += 1
         self._look()
 
     def after_step(self) -> None:
         """The optimizer has stepped."""
         self.steps += 1
-        self.cleared = False
+        self.cleared, self.fresh = False, 0
         if self._gradient() is None:
             self._choose()
         self._look()

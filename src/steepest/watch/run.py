@@ -146,9 +146,11 @@ class WatchedRun:
     def _name_below(self, model: nn.Module, name: str) -> None:
         for below, module in model.named_modules():
             full = f"{name}.{below}" if below else name
-            self._module_names[module] = full
+            if below == "" or module not in self._module_names:
+                self._module_names[module] = full
             for key, parameter in module.named_parameters(recurse=False):
-                self._parameter_names[id(parameter)] = (weakref.ref(parameter), f"{full}.{key}")
+                if self._known(parameter) is None:
+                    self._parameter_names[id(parameter)] = (weakref.ref(parameter), f"{full}.{key}")
 
     def _place(self, parameter: Tensor) -> str:
         for number, optimizer in enumerate(self.optimizers):

@@ -19,6 +19,7 @@ from steepest.bounds.lipsdp.propagation import Infeasible, OutOfTime, Propagatio
 from steepest.bounds.lipsdp.starts import Start, absolute, by_neuron, closed_form
 from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
+from steepest.numerics.device import moved, working_on
 from steepest.numerics.interior_point import Iterate, interior_point
 from steepest.numerics.quadratic_program import QuadraticProgram
 from steepest.ops.lure import LureSystem, lure_system
@@ -53,6 +54,7 @@ class LipSDP:
         largest: most entries of a signal whose covariance is held dense.
         channels: what one multiplier per channel gave, where to begin.
         entries: most numbers in the blocks of the matrix that is the proof.
+        device: where the first-order steps are taken; the interior point and the proof are the processor's.
 
     Source: Fazlyab et al. 2019 (LipSDP-Neuron); Xu and Sivaranjani 2024 (ECLipsE), of which the propagation is the general form.
     """
@@ -64,6 +66,7 @@ class LipSDP:
     largest: int = 5200
     entries: int = 3 * 2**25
     channels: UpperBound | None = None
+    device: str = "cpu"
 
     def bound(self, graph: Graph, domain: Domain, norm: float) -> UpperBound:
         """Bound ``|f(x) - f(y)|_2 <= L |x - y|_2`` for x, y in the domain, which must be convex.
@@ -109,6 +112,11 @@ class LipSDP:
         """Why the network is left out, whatever the time; empty where it is not."""
         return self._refusal(lure_system(graph, enclose_domain(graph, domain)))
 
+    def multipliers(self, system: LureSystem) -> tuple[float, Tensor] | None:
+        """The least bound that can be proven in time, and its multipliers; None where there is none."""
+        found = None if self._refusal(system) else self._optimise(system, lambda rho: None)
+        return None if found is None or not math.isfinite(found[0]) else (found[0], found[1])
+
     def _refusal(self, system: LureSystem | None) -> str:
         if system is None:
             return "a node is a product of branches or has no finite slope over the domain"
@@ -138,23 +146,27 @@ class LipSDP:
                 program = None
         # Float32 holds where slopes vary by as much everywhere; its result is only a proposal.
         even = all((s.radius >= 1e-3 * max(1e-3, s.radius.max().item())).all() for s in system.stages)
-        first = Propagation(system, torch.float32) if even and exact.plan.largest > 400 else exact
+        single = even and exact.plan.largest > 400
         # What comes after has the rest of the time: a pass and a factorisation in float64, or the interior point, for which
         # as much as about five of its iterations take is well spent on where it starts.
-        reserve = 6.0 if first is not exact else 3.0 if program is None else 0.0
+        reserve = 6.0 if single else 3.0 if program is None else 0.0
         enough = math.inf if program is None else min(5.0 * _seconds(program), 0.35 * self.deadline.left())
-        start, rate = self._start(system, first)
-        found = minimise(first, self.deadline, seen, rate, self.steps, reserve, enough, start)
+        with working_on(self.device):
+            first = exact
+            if single or self.device != "cpu":
+                first = Propagation(moved(system, self.device), torch.float32 if single else torch.float64)
+            start, rate = self._start(first)
+            found = minimise(first, self.deadline, seen, rate, self.steps, reserve, enough, start)
         if found is None:
             return None
-        t = 1.0 / torch.cat(found)
+        t = 1.0 / torch.cat(found).cpu()
         if program is None:
             return *proof.best(t, exact), 0.0
         return self._finish(program, proof, exact, t, seen)
 
-    def _start(self, system: LureSystem, propagation: Propagation) -> tuple[Start, float]:
+    def _start(self, propagation: Propagation) -> tuple[Start, float]:
         """Where to begin, and how fast: slowly from what one multiplier per channel has come to."""
-        d = None if self.channels is None else by_neuron(system, self.channels)
+        d = None if self.channels is None else by_neuron(propagation.system, self.channels)
         if d is not None:
             try:
                 return absolute(propagation, d, self.deadline)[1], WARM_RATE

@@ -13,6 +13,7 @@ from steepest.bounds.lipsdp.frequency import TorusPropagation
 from steepest.bounds.lipsdp.propagation import Infeasible
 from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
+from steepest.numerics.device import moved, working_on
 from steepest.ops.region import enclose_domain
 from steepest.ops.torus import Unfit, torus_system
 from steepest.results import Domain, Step, UpperBound
@@ -36,6 +37,7 @@ class ChannelLipSDP:
     Args:
         deadline: when to stop looking; the last pass, in float64, may overrun it.
         steps: most first-order steps.
+        device: where they are taken.
 
     Source: Fazlyab et al. 2019 (LipSDP), with multipliers tied over positions; Sedghi, Gupta, Long 2019 (convolutions by frequency).
     """
@@ -43,6 +45,7 @@ class ChannelLipSDP:
     name: str = "lipsdp-channel"
     deadline: Deadline = field(default_factory=lambda: Deadline.after(20.0))
     steps: int = 2000
+    device: str = "cpu"
 
     def bound(self, graph: Graph, domain: Domain, norm: float) -> UpperBound:
         """Bound ``|f(x) - f(y)|_2 <= L |x - y|_2`` for x, y in the domain, which must be convex.
@@ -65,16 +68,17 @@ class ChannelLipSDP:
                 history.append((time.perf_counter() - started, math.sqrt(rho)))
 
         try:
-            system = torus_system(graph, enclose_domain(graph, domain))
-            first = TorusPropagation(system, torch.float32)
-            found = minimise(first, self.deadline, seen, steps=self.steps, reserve=2.0, overrun=math.inf)
-            if found is None:
-                return self._nothing(started, "the time does not suffice for one pass")
-            out, d, _ = TorusPropagation(system, entries=0).run([torch.log(x) for x in found], None, trace=False)
+            system = moved(torus_system(graph, enclose_domain(graph, domain)), self.device)
+            with working_on(self.device):
+                first = TorusPropagation(system, torch.float32)
+                found = minimise(first, self.deadline, seen, steps=self.steps, reserve=2.0, overrun=math.inf)
+                if found is None:
+                    return self._nothing(started, "the time does not suffice for one pass")
+                out, d, _ = TorusPropagation(system, entries=0).run([torch.log(x) for x in found], None, trace=False)
         except (Unfit, Infeasible) as error:
             return self._nothing(started, str(error) or "rounding leaves nothing to prove")
         value = max(math.sqrt(torch.linalg.eigvalsh(out)[-1].clamp(min=0.0).item()) * (1.0 + MARGIN), LEAST)
-        multipliers = 1.0 / torch.cat(d) if d else torch.zeros(0, dtype=torch.float64)
+        multipliers = 1.0 / torch.cat(d).cpu() if d else torch.zeros(0, dtype=torch.float64)
         steps = tuple(Step(p.node, {"multipliers": multipliers[p.first : p.last].reshape(p.shape).numpy()}) for p in system.parts)
         taken = time.perf_counter() - started
         return UpperBound(self.name, value, steps, taken, None, None, (*((s, max(v, value)) for s, v in history), (taken, value)))

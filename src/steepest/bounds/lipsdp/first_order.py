@@ -77,7 +77,7 @@ def minimise(
     start = start or even(propagation.system)
     logs = [x.double().clone() for x in start.logs]
     # The inverse of softplus, with which ratios stay positive.
-    ratios = [torch.tensor(r + math.log(-math.expm1(-r)), dtype=torch.float64) for r in start.ratios]
+    ratios = [torch.full((), r + math.log(-math.expm1(-r)), dtype=torch.float64) for r in start.ratios]
     state = [*logs, *ratios]
     first, second = [torch.zeros_like(x) for x in state], [torch.zeros_like(x) for x in state]
     opened, count, since = time.perf_counter(), 0, 0

@@ -243,8 +243,8 @@ class TorusPropagation:
         """Largest eigenvalue over all frequencies, which one, and its vector, by power iteration from where it was last."""
         v = self.tops.get(k)
         if v is None:
-            generator = torch.Generator().manual_seed(k)
-            v = torch.randn(*matrices.shape[:-1], 1, generator=generator, dtype=torch.float64).to(matrices.dtype)
+            generator = torch.Generator("cpu").manual_seed(k)
+            v = torch.randn(*matrices.shape[:-1], 1, generator=generator, dtype=torch.float64, device="cpu").to(matrices)
             steps = max(steps, 40)
         size = v.new_zeros(1).real
         for _ in range(steps):

@@ -1,14 +1,15 @@
-"""Multipliers for one small piece of the inputs after another, each from where its neighbour's ended."""
+"""Multipliers for one small piece of the inputs after another, from where its neighbour's ended, or for one piece as well as can be."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from steepest.bounds.lipsdp.bound import LipSDP
 from steepest.bounds.lipsdp.first_order import minimise
 from steepest.bounds.lipsdp.plan import Known
 from steepest.bounds.lipsdp.proof import Proof
@@ -37,7 +38,7 @@ class Multipliers:
 
 @dataclass(frozen=True)
 class PieceLipSDP:
-    """LipSDP with the slopes of one piece, by the first-order method alone.
+    """LipSDP with the slopes of one piece, by the first-order method alone unless the piece is the ``whole``.
 
     The inequality is one between linear maps with every slope anywhere in its range, so it bounds the norm of the Jacobian wherever
     the slopes are in these ranges, whatever the shape of the set of inputs where they are.
@@ -46,11 +47,13 @@ class PieceLipSDP:
         first: steps where nothing is known.
         next: steps from a neighbour's multipliers.
         largest: most entries of a dense covariance.
+        whole: where there is one piece alone, how to find its multipliers.
     """
 
     first: int = 80
     next: int = 6
     largest: int = 1200
+    whole: LipSDP | None = None
 
     def tighten(self, graph: Graph, values: list[Interval], near: Multipliers | None, deadline: Deadline) -> Multipliers | None:
         """Multipliers for the piece over which the nodes have these values, or None where there are none in time.
@@ -64,6 +67,12 @@ class PieceLipSDP:
         system = lure_system(graph, values)
         if system is None or not system.stages:
             return None
+        if self.whole is not None:
+            found = replace(self.whole, deadline=deadline).multipliers(system)
+            if found is None:
+                return None
+            value, t = found
+            return Multipliers(value, {p.node: p.laid_out(t / value**2) for p in system.parts}, {})
         propagation = Propagation(system)
         if propagation.plan.largest > self.largest:
             return None

@@ -182,7 +182,7 @@ class Propagation:
         """Largest eigenvalue of ``root Q root`` and its vector, by power iteration from where it was last."""
         v = self.tops.get(k)
         if v is None or len(v) != size:
-            v = torch.randn(size, generator=torch.Generator().manual_seed(k), dtype=torch.float64).to(self.dtype)
+            v = torch.randn(size, generator=torch.Generator("cpu").manual_seed(k), dtype=torch.float64, device="cpu").to(root)
             v, steps = v / v.norm(), max(steps, 40)
         value = 0.0
         for _ in range(steps):

@@ -165,13 +165,14 @@ def _norms(system: LureSystem, deadline: Deadline, iterations: int) -> Tensor | 
     norms = torch.zeros(len(targets), len(sources), dtype=torch.float64)
     for i, source in enumerate(sources):
         rows = [k for k in range(i, len(targets)) if source in flow.sources(targets[k], basis)]
-        v = torch.randn(len(rows), signals[source].size, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
+        generator = torch.Generator("cpu").manual_seed(i)
+        v = torch.randn(len(rows), signals[source].size, generator=generator, dtype=torch.float64, device="cpu").to(weights[0])
         for _ in range(iterations):
             if deadline.passed():
                 return None
             v = v / v.norm(dim=1, keepdim=True).clamp(min=1e-300)
             v = _back_and_forth(flow, basis, source, [targets[k] for k in rows], [weights[k] for k in rows], v)
-        norms[rows, i] = v.norm(dim=1).sqrt()
+        norms[:, i].index_copy_(0, torch.tensor(rows), v.norm(dim=1).sqrt())
     return norms
 
 

@@ -1,0 +1,1 @@
+"""One file per kind of result: from its JSON to what its template shows."""
