@@ -21,13 +21,22 @@ def diagnose(
         bool, typer.Option("--json", help="print JSON, and nothing else, on stdout; the script's own stdout goes to stderr")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="exit 1 where a finding is an error and the script itself succeeded")] = False,
+    try_fixes: Annotated[
+        bool,
+        typer.Option("--try-fixes", help="run SCRIPT.py again, with its side effects, under a change for each finding: did it help?"),
+    ] = False,
+    fix_limit: Annotated[
+        float | None,
+        typer.Option("--fix-limit", metavar="S", min=1.0, help="seconds for one such run  [default: 30 and five times the first run]"),
+    ] = None,
 ) -> None:
     """Run SCRIPT.py under observation: what is wrong with its training, with evidence and what to change.
 
     The script runs as under python: its output and its exit code are its own. The findings are printed to stderr when it has ended.
+    With --try-fixes it is run up to six times more, each time in a process of its own whose output is not shown.
     """
     out = _take_stdout() if as_json else None
-    found = api.diagnose(script, arguments or ())
+    found = api.diagnose(script, arguments or (), try_fixes=try_fixes, fix_limit=fix_limit, progress=_tell)
     if out is None:
         sys.stdout.flush()
         show(found)
@@ -55,10 +64,19 @@ def show(found: Diagnosis) -> None:
         console.print(f"   fix: {finding.fix}", markup=False)
         if finding.trial is not None:
             trial = finding.trial
-            said = f"{trial.metric} {trial.before} -> {trial.after}" if trial.after is not None else trial.remark
-            console.print(f"   tried ({trial.intervention}): {said}{', recommended' * trial.helped}", markup=False)
+            said = trial.remark
+            if trial.before is not None and trial.after is not None:
+                aside = f" ({trial.remark})" if trial.remark else ""
+                verdict = "it helped: recommended" if trial.helped else "it did not help"
+                said = f"{trial.metric} {trial.before:.4g} -> {trial.after:.4g}{aside}; {verdict}"
+            console.print(f"   tried: {trial.intervention}: {said}", markup=False)
     for note in found.notes:
         console.print(f"note: {note}", markup=False)
+
+
+def _tell(text: str) -> None:
+    """Progress on stderr."""
+    print(f"steepest: {text}", file=sys.stderr, flush=True)
 
 
 def _take_stdout() -> TextIO:
