@@ -12,7 +12,7 @@ DOCS_STAMP := $(VENV)/.steepest-docs-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-overhead bench-curvature docs clean
+.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-overhead bench-curvature bench-fixes docs clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench-scaling: $(STAMP) ## time of the bounds against neurons and against depth
 
 bench-curvature: $(STAMP) $(PEERS)/.curvature-installed ## the largest Hessian eigenvalue beside curvlinops with eigsh
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/curvature.py --peers $(PEERS)/bin/python -o benchmarks/results/curvature.md
+
+bench-fixes: $(STAMP) ## how much of the gap to the repaired scripts the recommended fixes close
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fixes.py -o benchmarks/results/fixes.md
 
 bench-regions: $(STAMP) ## bounds over smaller regions of deep networks
 	$(BIN)/python benchmarks/regions.py -o benchmarks/results/regions.md

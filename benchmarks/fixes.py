@@ -2,9 +2,10 @@
 
     python benchmarks/fixes.py [FOLDER] [--seed 0] [--jobs 2] [--cache DIR] [--only NAME] [-o results.md]
 
-A folder holds scripts and ``labels.json`` with, for each faulty script, ``effect``: ``metric``, ``faulty_final`` and ``fixed_final``. The metric is read from what the
-script itself prints: its last line ``final loss=... acc=...``, or ``r2=...`` and ``val mse=...`` before it. Of all findings the recommended fix that reached most on the
-metrics that the tool saw counts, which need not be those of the labels. Gap closed = (after - faulty) / (fixed - faulty); a metric that is not finite counts as worse than any number.
+A folder holds scripts and ``labels.json`` with, for each faulty script, ``effect``: ``metric``, ``faulty_final`` and
+``fixed_final``. The metric is read from what the script itself prints: its last line ``final loss=... acc=...``, or ``r2=...``
+and ``val mse=...`` before it. Of a script's recommended fixes the one that reached most by what the tool itself saw is taken,
+without a look at the labels. Gap closed = (after - as it is) / (repaired - as it is), 0 where nothing is recommended.
 """
 
 from __future__ import annotations
@@ -70,7 +71,11 @@ def printed(output: str, metric: str) -> float:
 
 
 def closed(before: float, after: float, fixed: float, metric: str) -> float:
-    """The share of the gap; 0 for a metric that is not finite. Of losses that differ by orders of magnitude, or broke, logarithms are compared."""
+    """The share of the gap; 0 for a metric that is not finite.
+
+    From one that is not finite every way is infinitely long: there it is 1 for a loss of at most twice, another metric of at least half of
+    what the repaired script reaches.
+    """
     if not math.isfinite(after):
         return 0.0
     if not math.isfinite(before):
@@ -120,7 +125,8 @@ def main() -> None:
         f"# Fixes tried on the faulty scripts of {args.folder.name} ({args.folder.resolve().parent.name}), SEED={args.seed}",
         "",
         f"The recommended fix closes at least half of the gap to the repaired script in {half} of {len(faulty)} = "
-        f"{100 * half / max(1, len(faulty)):.0f} % (95 % Wilson interval {100 * low:.0f} ... {100 * high:.0f} %); {again / max(1, len(faulty)):.1f} re-runs a script.",
+        f"{100 * half / max(1, len(faulty)):.0f} % (95 % Wilson interval {100 * low:.0f} ... {100 * high:.0f} %); "
+        f"{again / max(1, len(faulty)):.1f} re-runs a script.",
         "",
         "| script | main cause | metric | as it is | with the fix | repaired | gap closed | recommended fix |",
         "|---|---|---|---|---|---|---|---|",

@@ -52,7 +52,7 @@ def test_a_rerun_without_intervention_has_the_losses_of_the_run_bit_by_bit(scrip
     again = rerun(Surroundings(str(script), ("0.01",)), None, None, 120)
     assert again.losses == tuple(p.value for p in seen.losses)
     assert again.output == capsys.readouterr().out
-    assert again.outcome == Outcome.of(seen.measurements())
+    assert again.outcome is not None and again.outcome.to_json() == Outcome.of(seen.measurements()).to_json()
 
 
 def test_only_the_fix_that_helped_is_recommended(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,26 +89,27 @@ def test_a_rerun_that_fails_says_why(tmp_path: Path) -> None:
     assert not attempt.trial().helped
 
 
-def outcome(**values: float) -> Outcome:
-    return Outcome(**values)  # pyright: ignore[reportArgumentType]
+def ended(**values: float) -> Outcome:
+    names = {"held": "held_accuracy", "n": "held_count"}
+    return Outcome(**{names.get(k, k): v for k, v in values.items()})
 
 
 @pytest.mark.parametrize(
     ("before", "after", "other_loss", "metric", "helped"),
     [
-        (outcome(loss=1.0, noise=0.01), outcome(loss=0.5, noise=0.01), False, "training loss", True),
-        (outcome(loss=1.0, noise=0.3), outcome(loss=0.5, noise=0.3), False, "training loss", False),
-        (outcome(loss=1.0), outcome(loss=0.97), False, "training loss", False),
-        (outcome(loss=math.nan, finite=False), outcome(loss=0.5), False, "training loss", True),
-        (outcome(loss=1.0), outcome(loss=math.nan, finite=False), False, None, False),
-        (outcome(loss=1.0, accuracy=0.5), outcome(loss=9.0, accuracy=0.9), True, "accuracy in training", True),
-        (outcome(loss=1.0), outcome(loss=0.1), True, None, False),
-        (outcome(loss=1.0, held_accuracy=0.5, held_count=400), outcome(loss=2.0, held_accuracy=0.9, held_count=400), False, "held-out accuracy", True),
-        (outcome(loss=1.0, held_accuracy=0.9, held_count=400), outcome(loss=0.1, held_accuracy=0.5, held_count=400), False, "held-out accuracy", False),
-        (outcome(loss=1.0, held_accuracy=0.50, held_count=50), outcome(loss=0.2, held_accuracy=0.55, held_count=50), False, "training loss", True),
-        (outcome(loss=1.0, held_accuracy=0.50, held_count=50), outcome(loss=1.0, held_accuracy=0.55, held_count=50), False, "held-out accuracy", False),
-        (outcome(loss=1.0, held_error=2.0), outcome(loss=0.1, held_error=4.0), False, "held-out squared error", False),
-        (outcome(error=2.0), outcome(error=1.0), True, "squared error in training", True),
+        (ended(loss=1.0, noise=0.01), ended(loss=0.5, noise=0.01), False, "training loss", True),
+        (ended(loss=1.0, noise=0.3), ended(loss=0.5, noise=0.3), False, "training loss", False),
+        (ended(loss=1.0), ended(loss=0.97), False, "training loss", False),
+        (ended(loss=math.nan, finite=False), ended(loss=0.5), False, "training loss", True),
+        (ended(loss=1.0), ended(loss=math.nan, finite=False), False, None, False),
+        (ended(loss=1.0, accuracy=0.5), ended(loss=9.0, accuracy=0.9), True, "accuracy in training", True),
+        (ended(loss=1.0), ended(loss=0.1), True, None, False),
+        (ended(loss=1.0, held=0.5, n=400), ended(loss=2.0, held=0.9, n=400), False, "held-out accuracy", True),
+        (ended(loss=1.0, held=0.9, n=400), ended(loss=0.1, held=0.5, n=400), False, "held-out accuracy", False),
+        (ended(loss=1.0, held=0.50, n=50), ended(loss=0.2, held=0.55, n=50), False, "training loss", True),
+        (ended(loss=1.0, held=0.50, n=50), ended(loss=1.0, held=0.55, n=50), False, "held-out accuracy", False),
+        (ended(loss=1.0, held_error=2.0), ended(loss=0.1, held_error=4.0), False, "held-out squared error", False),
+        (ended(error=2.0), ended(error=1.0), True, "squared error in training", True),
     ],
 )  # fmt: skip
 def test_what_counts_as_help(before: Outcome, after: Outcome, other_loss: bool, metric: str | None, helped: bool) -> None:

@@ -69,7 +69,7 @@ def show(found: Diagnosis) -> None:
                 aside = f" ({trial.remark})" if trial.remark else ""
                 verdict = "it helped: recommended" if trial.helped else "it did not help"
                 said = f"{trial.metric} {trial.before:.4g} -> {trial.after:.4g}{aside}; {verdict}"
-            console.print(f"   tried: {trial.intervention}: {said}", markup=False)
+            console.print(f"   tried: {trial.intervention}: {said}" if trial.intervention else f"   not tried: {said}", markup=False)
     for note in found.notes:
         console.print(f"note: {note}", markup=False)
 

@@ -59,7 +59,10 @@ class RawLogits(Intervention):
 
 @dataclass(frozen=True)
 class ProbabilitiesToLoss(Intervention):
-    """Losses of probabilities get them: cross-entropy for ``nll_loss`` on raw outputs, logits for ``binary_cross_entropy``; sigmoid for one unit."""
+    """Losses of probabilities get them.
+
+    ``nll_loss`` on raw outputs becomes cross-entropy, ``binary_cross_entropy`` on them that of logits, a softmax over one unit a sigmoid.
+    """
 
     new_loss: ClassVar[bool] = True
 

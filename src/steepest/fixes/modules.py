@@ -18,7 +18,7 @@ _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 @dataclass(frozen=True)
 class Reinitialise(Intervention):
-    """New weights before the first step: He et al. 2015 or Glorot & Bengio 2010, zero biases; in recurrent layers orthogonal between states.
+    """New weights before the first step: He et al. 2015 or Glorot & Bengio 2010, zero biases; orthogonal ones between states.
 
     Args:
         kind: ``he`` for rectifiers, ``xavier`` for bounded activations, ``default`` for torch's own.
@@ -178,7 +178,7 @@ class BatchFirst(Intervention):
         def turn(module: nn.Module) -> None:
             if getattr(module, "batch_first", None) is False:
                 seams.touch()
-                module.batch_first = True
+                module.batch_first = True  # pyright: ignore[reportArgumentType]
 
         def over_units(name: str, proceed: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
             axis = kwargs.get("dim", args[0] if args else None)

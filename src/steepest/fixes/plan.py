@@ -78,7 +78,7 @@ def candidates(cause: Cause, records: Sequence[Any]) -> tuple[Intervention, ...]
     """
     if cause in _FIXED:
         return _FIXED[cause]
-    task, steps, signals, fit = (_get(records, kind) for kind in (Task, Steps, Signals, Fit))
+    task, steps, signals, fit = _get(records, Task), _get(records, Steps), _get(records, Signals), _get(records, Fit)
     main = None if steps is None else steps.main
     regression = task is not None and task.kind in ("continuous", "integers") and task.loss in POINTWISE
     if cause is Cause.LR_TOO_LOW:
@@ -109,7 +109,7 @@ def candidates(cause: Cause, records: Sequence[Any]) -> tuple[Intervention, ...]
         return (StandardiseInputs(), Several((StandardiseInputs(), Reinitialise("he"))))
     if cause is Cause.OVERFITTING:
         best = _best_step(fit)
-        return ((StopAt(best),) if best else ()) + (Decay(1.0), DropoutTo(0.3))
+        return ((StopAt(best),) if best else ()) + (Decay(1.0),)
     if cause is Cause.NON_FINITE:
         found = _get(records, NonFinite)
         if found is not None and found.where == "input":

@@ -1,7 +1,7 @@
 """One run of a script under an intervention, in a process of its own: ``python -m steepest.fixes.rerun``.
 
-The task comes as JSON on the command line: ``script``, ``arguments``, ``intervention`` (null for none) and ``result``, the file that gets the outcome.
-What the script prints is left on stdout and stderr.
+The task comes as JSON on the command line: ``script``, ``arguments``, ``intervention`` (null for none) and ``result``, the file that
+gets the outcome. What the script prints is left on stdout and stderr.
 """
 
 from __future__ import annotations

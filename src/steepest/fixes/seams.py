@@ -106,7 +106,7 @@ class Seams:
             for change in self.after_step:
                 change(optimizer)
 
-        self.stack.callback(modules.register_module_forward_pre_hook(enter).remove)
+        self.stack.callback(modules.register_module_forward_pre_hook(enter).remove)  # pyright: ignore[reportArgumentType]
         self.stack.callback(modules.register_module_forward_hook(leave, always_call=True).remove)
         self.stack.callback(register_optimizer_step_pre_hook(before).remove)
         self.stack.callback(register_optimizer_step_post_hook(after).remove)

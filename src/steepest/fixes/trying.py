@@ -161,7 +161,8 @@ def try_fixes(
             progress(_said(tried[intervention]))
         return tried[intervention]
 
-    together = 1 if len([p for p in plans if p]) > 1 else 0
+    # One run is kept for the best of two together, where each finding has had its turn before.
+    together = int(1 < sum(map(bool, plans)) < limits.runs)
     for turn in range(max((len(p) for p in plans), default=0)):
         for number, plan in enumerate(plans):
             if turn and any(_cured(attempts) for attempts in mine):
@@ -183,7 +184,7 @@ def try_fixes(
 
 def _trial(cause: Cause, attempts: Sequence[Attempt]) -> Trial:
     if not attempts:
-        return Trial("nothing", None, None, "", False, NOTHING.get(cause, "nothing that could be done from outside was left to try"))
+        return Trial("", None, None, "", False, NOTHING.get(cause, "nothing that could be done from outside was left to try"))
     return max(attempts, key=_worth).trial()
 
 
