@@ -41,7 +41,8 @@ from steepest.results.cause import Cause
 
 ALL = (
     ScaleRate(0.5), WithoutDecay(), Decay(0.1), ClipGradients(0.1), ClearGradients(), AverageMicroBatches(), LargerBatches(2),
-    UseAdam(0.01), StopAt(2), StandardiseInputs(), StandardiseTargets(), CleanData(), Shuffle(), Reinitialise("he"), RightMode(), TrainAll(), BatchFirst(),
+    UseAdam(0.01), StopAt(2),
+    StandardiseInputs(), StandardiseTargets(), CleanData(), Shuffle(), Reinitialise("he"), RightMode(), TrainAll(), BatchFirst(),
     Rectify(), Leak(), ActivationsBetween(), LinearOutput(), CalmPreactivations(), NormaliseLayers(), SkipConnections(), GroupNorm(),
     DropoutTo(0.1), RawLogits(), ProbabilitiesToLoss(), MatchShapes(), OtherLoss("mse_loss"), WithoutPenalty(), MoreSteps(3),
 )  # fmt: skip

@@ -21,7 +21,7 @@ class Outcome(Measured):
 
     Args:
         loss: mean of the last tenth of the losses that were differentiated; noise: the standard error of this mean.
-        accuracy: in the last tenth of training; error: mean squared difference there, entry by entry.
+        accuracy: in the last tenth of training; count: of how many samples; error: mean squared difference there, entry by entry.
         held_accuracy, held_error: at the last evaluation of data that were not trained on; held_count: how many.
         finite: whether all losses were finite.
     """
@@ -33,6 +33,7 @@ class Outcome(Measured):
     held_accuracy: float = math.nan
     held_error: float = math.nan
     held_count: int = 0
+    count: int = 0
     finite: bool = True
 
     @classmethod
@@ -56,6 +57,7 @@ class Outcome(Measured):
             held_accuracy=math.nan if held is None else held.accuracy,
             held_error=math.nan if held is None else held.error if held.error == held.error else math.nan,
             held_count=0 if held is None else held.count,
+            count=0 if final is None else final.count,
             finite=finite,
         )
 
@@ -104,7 +106,7 @@ def compare(before: Outcome, after: Outcome, other_loss: bool) -> Verdict | None
     a, b = before.held_accuracy, after.held_accuracy
     if a == a and b == b:
         n = max(1, min(before.held_count, after.held_count))
-        margin = max(0.01, 2 * math.sqrt((a * (1 - a) + b * (1 - b)) / n))
+        margin = _margin(a, b, n)
         verdicts.append(Verdict("held-out accuracy", a, b, b - a > margin, aside))
         worse = a - b > margin
     a, b = before.held_error, after.held_error
@@ -117,17 +119,28 @@ def compare(before: Outcome, after: Outcome, other_loss: bool) -> Verdict | None
         return verdicts[0]
     for metric, a, b, noise in (
         ("training loss", before.loss, after.loss, 2 * math.hypot(before.noise, after.noise)),
-        ("accuracy in training", -before.accuracy, -after.accuracy, 0.01),
+        (
+            "accuracy in training",
+            -before.accuracy,
+            -after.accuracy,
+            _margin(before.accuracy, after.accuracy, max(1, min(before.count, after.count))),
+        ),
         ("squared error in training", before.error, after.error, 2 * LEAST * abs(before.error)),
     ):
         if metric == "training loss" and other_loss:
             continue
         if b == b and (a == a or not before.finite):
-            helped = not a == a or a - b > max(noise, LEAST * abs(a))
+            least = 0.0 if metric == "accuracy in training" else LEAST * abs(a)
+            helped = not a == a or a - b > max(noise, least)
             sign = -1 if metric.startswith("acc") else 1
             lost = _lost(before, after)
             verdicts.append(Verdict(metric, sign * a, sign * b, helped and not lost, aside if metric != "training loss" else ""))
     return next((v for v in verdicts if v.helped), verdicts[0] if verdicts else None)
+
+
+def _margin(a: float, b: float, n: int) -> float:
+    """Two standard errors of the difference of two shares of n samples each, a hundredth at least."""
+    return max(0.01, 2 * math.sqrt((a * (1 - a) + b * (1 - b)) / n))
 
 
 def _lost(before: Outcome, after: Outcome) -> bool:
