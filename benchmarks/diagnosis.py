@@ -1,9 +1,10 @@
-"""How well does ``steepest diagnose`` find root causes? Recall, root cause among the first two findings, and false alarms, over folders of scripts.
+"""How well does ``steepest diagnose`` find root causes? Recall, root cause among the first two findings, false alarms.
 
     python benchmarks/diagnosis.py [FOLDER ...] [--seeds 0,1] [--jobs 2] [--cache DIR] [--rejudge] [-o results.md]
 
-A folder holds scripts and ``labels.json``: ``{NAME: {"healthy": bool, "faults": [main cause, ...], "effect": ...}}``. Each script runs in its own
-process with one thread, plainly and under ``steepest diagnose --json``; the JSON is kept in the cache, so that ``--rejudge`` judges recorded measurements anew
+A folder holds scripts and ``labels.json``: ``{NAME: {"healthy": bool, "faults": [main cause, ...]}}``. Each script runs in its own
+process with one thread, plainly and under ``steepest diagnose --json``; the JSON is kept in the cache, so that ``--rejudge``
+judges recorded measurements anew
 without running anything. Folders that do not exist are left out.
 """
 
@@ -50,9 +51,7 @@ def timed(command: list[str], seed: int, limit: float) -> tuple[str, str, float,
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()
-        # The usage of this one child, where the system tells.
-        stat = process.returncode
-    return out, err, _seconds(err), stat
+    return out, err, _seconds(err), process.returncode
 
 
 def _seconds(err: str) -> float:
@@ -94,6 +93,13 @@ def observe(script: Path, seed: int, cache: Path, plain: bool, limit: float) -> 
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(found), encoding="utf-8")
     return found
+
+
+def observe_all(scripts: list[Path], seed: int, cache: Path, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The diagnoses of all scripts, some at a time."""
+    with ThreadPoolExecutor(args.jobs) as pool:
+        done = pool.map(lambda s: observe(s, seed, cache, not args.no_plain, args.limit), scripts)
+        return {s.stem: found for s, found in zip(scripts, done, strict=True)}
 
 
 def causes(found: dict[str, Any], rejudge: bool) -> list[str]:
@@ -156,8 +162,7 @@ def main() -> None:
         scripts = [folder / f"{n}.py" for n in sorted(labels) if args.only in n]
         for seed in (int(s) for s in args.seeds.split(",")):
             cache = args.cache / folder.resolve().parent.name / folder.name
-            with ThreadPoolExecutor(args.jobs) as pool:
-                runs = dict(zip((s.stem for s in scripts), pool.map(lambda s: observe(s, seed, cache, not args.no_plain, args.limit), scripts)))  # noqa: B023, B905
+            runs = observe_all(scripts, seed, cache, args)
             found = {n: causes(r, args.rejudge) for n, r in runs.items()}
             ratios = sorted(r["seconds"] / r["plain_seconds"] for r in runs.values() if r.get("plain_seconds", 0) > 0 and r["seconds"] > 0)
             lines += [f"## {folder.name} of {folder.resolve().parent.name}, SEED={seed}", "", *table(labels, found), ""]

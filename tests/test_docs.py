@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
-DOCS = [FOLDER / name for name in ("quickstart.md", "diagnosis.md", "optimizers.md")]
+FOLDER = Path(__file__).resolve().parents[1] / "docs"
+DOCS = [FOLDER / name for name in ("quickstart.md", "diagnosis.md", "optimizers.md", "distributed.md")]
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda p: p.name)

@@ -17,18 +17,20 @@ if TYPE_CHECKING:
     from steepest.api import bound as bound
     from steepest.api import check as check
     from steepest.api import diagnose as diagnose
+    from steepest.api import study as study
     from steepest.api import watch as watch
     from steepest.results import Bracket as Bracket
     from steepest.results import Domain as Domain
 
 __version__ = "0.1.0"
-__all__ = ["Bracket", "Domain", "__version__", "audit", "bound", "check", "diagnose", "watch"]
+__all__ = ["Bracket", "Domain", "__version__", "audit", "bound", "check", "diagnose", "study", "watch"]
 
 _HOMES = {
     "audit": "steepest.api",
     "bound": "steepest.api",
     "check": "steepest.api",
     "diagnose": "steepest.api",
+    "study": "steepest.api",
     "watch": "steepest.api",
     "Bracket": "steepest.results",
     "Domain": "steepest.results",

@@ -1,4 +1,4 @@
-"""The verbs in Python: bound, check, audit, watch, diagnose."""
+"""The verbs in Python: bound, check, audit, watch, diagnose, study."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ from steepest.numerics.device import require_device
 from steepest.proofs.certificate import load_certificate
 from steepest.proofs.check import Verdict
 from steepest.proofs.check import check as check_against
-from steepest.results import Bracket, Domain
+from steepest.results import Bracket, Domain, StudyResult
 from steepest.results.diagnosis import Diagnosis, Ending
 from steepest.results.domain import NORM_NAMES, norm_from_name
+from steepest.studies.table import find
 from steepest.watch import watch as watch
 from steepest.watch.script import run_script
 
@@ -217,6 +218,23 @@ def diagnose(
         measurements={type(r).__name__: r.to_json() for r in run.measurements()},
         loss_optimizers=tuple(p.optimizer for p in run.losses),
     )
+
+
+def study(name: str, *, seeds: int | None = None, progress: AuditProgress = lambda stage, fraction: None) -> StudyResult:
+    """Try claims of the literature on scikit-learn's digits: a verdict per claim, with the numbers behind it, and figures.
+
+    Other options than the number of seeds are fields of the study's class: ``steepest.studies.table.find(name)(steps=..., ...).run()``.
+
+    Args:
+        name: as ``steepest study list`` shows them.
+        seeds: repetitions, over which the intervals are, at least two; by default the study's own number.
+        progress: called with a phrase and the fraction done.
+
+    Raises:
+        UsageError: for an unknown name or too few seeds, or without scikit-learn, which has the data.
+    """
+    kind = find(name)
+    return (kind() if seeds is None else kind(seeds=seeds)).run(progress)
 
 
 def capture(

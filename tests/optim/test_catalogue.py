@@ -1,6 +1,8 @@
 """Every method by name: built from its space, driven as its needs say, it descends."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -92,6 +94,13 @@ def test_a_negative_rate_is_refused(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_rate_alone_suffices(name):
+    method, task = available(name), Task()
+    optimizer = build(name, task.model.parameters(), lr=0.01, **task.options(method))
+    assert optimizer.param_groups[0]["lr"] == 0.01
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_entries(name):
     method = catalogue()[name]
     assert method.name == name and method.title and method.source[-4:].isdigit() | ("section" in method.source)
@@ -108,6 +117,11 @@ def test_unknown_names_list_the_known_ones():
 def test_options():
     p = [nn.Parameter(torch.zeros(1))]
     assert build("adam", p, lr=0.1, beta2=0.9).param_groups[0]["betas"] == (0.9, 0.9)
+    assert build("momentum", p).param_groups[0]["momentum"] == 0.9
+    assert build("nesterov", p, momentum=0.5).param_groups[0]["momentum"] == 0.5
+    assert build("adam", p, lr=torch.tensor(0.1)).param_groups[0]["lr"] == torch.tensor(0.1)
+    with pytest.raises(UsageError, match="adam cannot be built"):
+        build("adam", p, lr=torch.ones(2))
     assert build("amsgrad", p).param_groups[0]["amsgrad"] is True
     with pytest.raises(UsageError, match="amsgrad fixes amsgrad"):
         build("amsgrad", p, amsgrad=False)
@@ -122,6 +136,15 @@ def test_a_missing_extra_is_named():
     assert not method.available
     with pytest.raises(UsageError, match=r"steepest\[optim\]"):
         method.build([nn.Parameter(torch.zeros(1))])
+
+
+def test_extras_load_when_they_are_built():
+    code = """
+import sys, steepest.optim.catalogue as c
+c.catalogue()
+print(sorted({'pytorch_optimizer', 'schedulefree', 'curvlinops'} & set(sys.modules)))
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_ranges():

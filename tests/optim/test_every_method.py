@@ -67,7 +67,7 @@ def test_maximize_is_descent_on_the_negative(case):
 
 def test_weight_decay_is_the_gradient_of_its_penalty(case):
     """The penalty as a part of every loss gives the same run; SAGA, which keeps it out of its table, the same minimum."""
-    decay, steps = 0.05, 4000 if case.name == "SAGA" else 60
+    decay, steps = 0.05, 1200 if case.name == "SAGA" else 60
     problem, _ = run(case, steps, weight_decay=decay)
 
     class Penalised(Sum):

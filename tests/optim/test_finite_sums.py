@@ -196,6 +196,12 @@ def test_armijo_stays_where_no_step_passes():
     assert optimizer.param_groups[0]["step_size"] > 0.0
 
 
+@pytest.mark.parametrize("wrong", [{"c": 1.0}, {"shrink": 0.0}, {"growth": 0.9}, {"trials": 0}])
+def test_armijo_refuses(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Armijo(Sum().parameters, **wrong)
+
+
 def test_groups_move_in_proportion_to_their_rates():
     problem = Sum()
     optimizer = Armijo([{"params": [problem.w], "lr": 1.0}, {"params": [problem.b], "lr": 0.25}])

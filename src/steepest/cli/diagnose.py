@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
 
 from steepest import api
+from steepest.cli.files import write_text
+from steepest.errors import UsageError
+from steepest.report.page import render
 from steepest.results.diagnosis import Diagnosis
 
 
@@ -20,6 +24,7 @@ def diagnose(
     as_json: Annotated[
         bool, typer.Option("--json", help="print JSON, and nothing else, on stdout; the script's own stdout goes to stderr")
     ] = False,
+    page: Annotated[Path | None, typer.Option("--page", metavar="PAGE.html", help="write the diagnosis as one HTML page, too")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="exit 1 where a finding is an error and the script itself succeeded")] = False,
     try_fixes: Annotated[
         bool,
@@ -35,8 +40,15 @@ def diagnose(
     The script runs as under python: its output and its exit code are its own. The findings are printed to stderr when it has ended.
     With --try-fixes it is run up to six times more, each time in a process of its own whose output is not shown.
     """
+    if page is not None:
+        # The script may go to another folder, and what cannot be written had better be known before hours of training.
+        page = page.resolve()
+        if not page.parent.is_dir():
+            raise UsageError(f"there is no folder {page.parent} for the page")
     out = _take_stdout() if as_json else None
     found = api.diagnose(script, arguments or (), try_fixes=try_fixes, fix_limit=fix_limit, progress=_tell)
+    if page is not None:
+        write_text(page, render([found.to_json()]))
     if out is None:
         sys.stdout.flush()
         show(found)

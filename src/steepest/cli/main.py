@@ -15,6 +15,7 @@ from steepest.cli.check import check
 from steepest.cli.diagnose import diagnose
 from steepest.cli.explain import explain
 from steepest.cli.report import report
+from steepest.cli.study import study
 from steepest.errors import SoundnessError, SteepestError
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app.command()(check)
 app.command()(explain)
 app.command()(diagnose)
 app.command()(report)
+app.command()(study)
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "bad_alloc")
 

@@ -8,18 +8,21 @@ from functools import cached_property
 
 from steepest.diagnose.case import Case
 from steepest.probes.losses import LossSeries
+from steepest.probes.task import POINTWISE
 from steepest.results.finding import Evidence
 
-MILD, CLEAR = 0.08, 0.25
-"""Shortfalls from which on a run counts as mildly and as clearly worse than it could be; fitted, see docs/diagnosis.md."""
+MILD, CLEAR = 0.1, 0.25
+"""Shortfalls from which on a run counts as mildly and as clearly worse than it could be; fitted, see docs/judgement.md."""
 
 
 @dataclass(frozen=True)
 class Harm:
     """The outcome of a run, as pure numbers.
 
-    *Skill* is (accuracy - chance) / (1 - chance) for classes and R^2 for a regression: 0 for the best constant answer, 1 for a perfect one. The
-    *shortfall* is 1 - skill / (skill of a kernel method on some of the same data, each sample predicted from the others): a reference that a
+    *Skill* is (accuracy - chance) / (1 - chance) for classes and R^2 for a regression: 0 for the best constant answer, 1 for a
+    perfect one. The
+    *shortfall* is 1 - skill / (skill of a kernel method on some of the same data, each sample predicted from the others): a
+    reference that a
     network which trains at all should come near on its own training data.
     """
 
@@ -69,7 +72,7 @@ class Harm:
         final = fit.final
         if final.accuracy == final.accuracy and self.chance < 1:
             return (final.accuracy - self.chance) / (1 - self.chance)
-        if task.kind == "continuous" or task.kind == "integers":
+        if task.loss in POINTWISE and task.kind in ("continuous", "integers"):
             variance = task.trivial if task.loss == "mse_loss" and task.reduction == "mean" and task.trivial > 0 else task.std**2
             return 1 - final.error / variance if variance > 0 else math.nan
         return math.nan
@@ -91,8 +94,11 @@ class Harm:
         if r is None or r.classes == 1:
             return math.nan
         skill = r.explained if math.isnan(r.accuracy) else (r.accuracy - r.chance) / max(1e-9, 1 - r.chance)
-        # Ten samples say little: shrink by two standard errors of a share.
-        skill -= 2 * math.sqrt(max(0.0, skill * (1 - skill)) / r.rows)
+        # Few samples say little: two standard errors of the share of right answers less.
+        if r.accuracy == r.accuracy:
+            skill -= 2 * math.sqrt(max(0.0, r.accuracy * (1 - r.accuracy)) / r.rows) / max(1e-9, 1 - r.chance)
+        else:
+            skill -= 2 * math.sqrt(max(0.0, skill * (1 - skill)) / r.rows)
         return skill if skill >= 0.2 else math.nan
 
     @cached_property
@@ -119,7 +125,10 @@ class Harm:
 
     @cached_property
     def shortfall(self) -> float:
-        """The larger of both. Dropout lowers scores in training, so that held-out data decide there, or a wider margin where there are none."""
+        """The larger of both.
+
+        Dropout lowers scores in training, so that held-out data decide there, or a wider margin where there are none.
+        """
         if self.diverged:
             return 1.0
         train = self.train_shortfall
@@ -146,7 +155,7 @@ class Harm:
 
     @cached_property
     def falling(self) -> float:
-        """How much of the loss the last quarter of training took away, per cent of its value; from straight lines, with noise set against it."""
+        """Per cent of the loss that the last quarter of training took away, beyond twice its noise; 0 where the noise hides it."""
         s = self.series
         if s is None or len(s.bins) < 8:
             return 0.0

@@ -49,6 +49,16 @@ def _rest(case: Case, harm: Harm) -> Finding:
             Evidence("per cent by which the loss fell in the last quarter", harm.falling, 2.0),
             harm.evidence(),
         )
+    x = case.inputs
+    if x is not None and not x.tokens and (x.condition >= 50 or x.rms >= 5):
+        return finding(
+            Cause.INPUT_NOT_NORMALISED,
+            0.4,
+            "Standardise the inputs.",
+            Evidence("root mean square of the inputs", x.rms, 5.0),
+            Evidence("largest mean square of a feature / median variance", x.condition, 50.0),
+            harm.evidence(),
+        )
     if series is not None and series.rough >= 0.2:
         return finding(
             Cause.LR_TOO_HIGH,

@@ -85,6 +85,8 @@ class Armijo(Descent):
                 raise ValueError(f"{option} is {group[option]}: a number between 0 and 1 is needed")
         if not group["growth"] >= 1.0:
             raise ValueError(f"growth is {group['growth']}: a factor of at least 1 is needed")
+        if group["trials"] < 1:
+            raise ValueError(f"trials is {group['trials']}: at least 1 is needed")
         first = self.param_groups[0]
         for option in ("c", "shrink", "growth", "trials", "weight_decay", "maximize"):
             if group[option] != first[option]:

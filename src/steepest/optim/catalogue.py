@@ -25,6 +25,7 @@ _METHODS = (
         "Momentum (heavy ball)",
         "Polyak 1964",
         "torch.optim.SGD",
+        defaults={"momentum": 0.9},
         space={"lr": _GRADIENT, "momentum": _MOMENTUM},
     ),
     Method(
@@ -33,6 +34,7 @@ _METHODS = (
         "Nesterov 1983; Sutskever et al. 2013",
         "torch.optim.SGD",
         options={"nesterov": True},
+        defaults={"momentum": 0.9},
         space={"lr": _GRADIENT, "momentum": _MOMENTUM},
     ),
     Method("asgd", "Averaged SGD", "Polyak and Juditsky 1992", "torch.optim.ASGD", space={"lr": _GRADIENT}),
@@ -169,6 +171,7 @@ _METHODS = (
         "pytorch_optimizer.SAM",
         "optim",
         options={"base_optimizer": SGD},
+        defaults={"momentum": 0.9},
         space={"lr": _GRADIENT, "momentum": _MOMENTUM, "rho": LogUniform(1e-2, 1.0)},
         needs=frozenset({Need.CLOSURE, Need.GRADIENT}),
     ),

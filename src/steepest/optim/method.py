@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from steepest.errors import UsageError, require_extra
@@ -48,8 +49,8 @@ class Method:
         import_path: ``package.module.Class``.
         extra: the extra of steepest that installs it; empty where torch or steepest suffice.
         options: what the name fixes, such as ``amsgrad=True``.
-        space: per option the range it is tuned over. Always has ``lr``, except where no rate is set at all. ``beta1`` and ``beta2`` are put
-            into ``betas`` by ``build``.
+        defaults: what it takes where nothing else is given, such as ``momentum=0.9``.
+        space: per option the range it is tuned over, ``lr`` always among them. ``beta1`` and ``beta2`` are put into ``betas`` by ``build``.
         needs: what the training loop must give beyond gradients.
         package: the module that the extra brings; by default the import path's first.
     """
@@ -60,6 +61,7 @@ class Method:
     import_path: str
     extra: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     space: Mapping[str, Range] = field(default_factory=dict)
     needs: frozenset[Need] = frozenset()
     package: str = ""
@@ -93,11 +95,11 @@ class Method:
         fixed = sorted(options.keys() & self.options.keys())
         if fixed:
             raise UsageError(f"{self.name} fixes {', '.join(fixed)}: leave it out, or choose another method")
-        if "lr" in options and not float(options["lr"]) >= 0.0:
-            raise UsageError(f"{self.name}: lr is {float(options['lr'])}: a rate of at least 0 is needed")
+        if "lr" in options and not bool((torch.as_tensor(options["lr"]) >= 0.0).all()):
+            raise UsageError(f"{self.name}: lr is {options['lr']}: a rate of at least 0 is needed")
         cls = self.load()
         try:
-            return cls(params, **self.options, **_joined_betas(cls, options))
+            return cls(params, **{**self.defaults, **self.options, **_joined_betas(cls, options)})
         except (TypeError, ValueError) as error:
             raise UsageError(f"{self.name} cannot be built with {options}: {error}") from error
 

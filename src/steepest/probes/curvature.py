@@ -59,10 +59,10 @@ class CurvatureRecord:
 class Curvature(Probe):
     """The largest Hessian eigenvalue by a few Lanczos steps on the run's own graph, before its backward pass goes through it.
 
-    No forward pass, no random number, no buffer: the backward pass of the run then finds the graph as it was. Cost: about 0.7 gradients and 1.5
-    for each of up to ``products`` steps (about 10 together); asked in sampled windows, as often as ``share`` of the run's time allows: at a share of 0.05
-    once in some 200 steps. Values come from below, within a few percent. Left out where the script has backward hooks of its own, which
-    would run once more, where several optimizers share the parameters, and above ``largest`` parameters.
+    No forward pass, no random number, no buffer: the backward pass of the run then finds the graph as it was. Cost: about 0.7 gradients,
+    and 1.5 for each of up to ``products`` steps (about 10 together); asked in sampled windows, as often as ``share`` of the run's time
+    allows: at a share of 0.05 once in some 200 steps. Values come from below, within a few percent. Left out where the script has backward
+    hooks of its own, which would run once more, where there are several optimizers, and above ``largest`` parameters.
 
     Args:
         share: of the run's time.

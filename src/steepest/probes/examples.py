@@ -18,7 +18,7 @@ def fingerprints(x: Tensor, most: int = 256) -> list[int]:
     rows = x.detach()[:most].cpu().contiguous()
     if rows.dtype == torch.bfloat16:
         rows = rows.float()
-    return [zlib.crc32(np.ascontiguousarray(r).view(np.uint8)) for r in rows.reshape(len(rows), -1).numpy()]
+    return [zlib.crc32(np.ascontiguousarray(r).tobytes()) for r in rows.reshape(len(rows), -1).numpy()]
 
 
 def thinned(x: Tensor, widest: int = WIDEST) -> Tensor:
@@ -30,7 +30,7 @@ def thinned(x: Tensor, widest: int = WIDEST) -> Tensor:
 
 @dataclass
 class Examples:
-    """Distinct rows (input, target): at most ``per_batch`` of each batch, so that data sorted by label are met in full, and ``most`` in all."""
+    """Distinct rows (input, target): ``per_batch`` of a batch at most, so that sorted data are met in full, and ``most`` in all."""
 
     most: int = 768
     per_batch: int = 16

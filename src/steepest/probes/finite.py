@@ -18,7 +18,8 @@ class NonFinite(Measured):
     """The first non-finite number that was seen.
 
     Args:
-        step: steps done before; where: ``input``, ``target``, ``parameters``, ``output``, ``loss`` or ``gradient``, whichever comes first on its way.
+        step: steps done before; where: ``input``, ``target``, ``parameters``, ``output``, ``loss`` or ``gradient``, whichever
+            comes first on its way.
         share: of the entries of that tensor that are not finite.
         loss_before, loss_start: the last finite loss before it and the first loss.
         parameter: largest |entry| of the parameters in the last sampled step before.

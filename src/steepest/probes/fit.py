@@ -178,9 +178,11 @@ class FitProbe(Probe):
         stride = max(1, math.ceil(len(held) / HELD))
         late = self.penalties[-8:]
         return Fit(
-            train, tuple(held[(len(held) - 1) % stride :: stride]) if held else (), sum(late) / len(late) if late else math.nan,
+            train,
+            tuple(held[(len(held) - 1) % stride :: stride]) if held else (),
+            sum(late) / len(late) if late else math.nan,
             sum(self.answers[-4:]) / len(self.answers[-4:]) if self.answers else math.nan,
-        )  # fmt: skip
+        )
 
     def _note(self, total: _Sum) -> None:
         if self.seen is not None:
@@ -208,9 +210,7 @@ def merged(scores: Sequence[Score]) -> Score:
     def over(name: str) -> float:
         return _mean([(v, s.count) for s in scores if (v := getattr(s, name)) == v and v not in (math.inf, -math.inf)])
 
-    return Score(
-        scores[0].step, sum(s.count for s in scores), over("loss"), over("accuracy"), over("error"), over("spread"), over("seen")
-    )  # fmt: skip
+    return Score(scores[0].step, sum(s.count for s in scores), over("loss"), over("accuracy"), over("error"), over("spread"), over("seen"))
 
 
 def _mean(values: Sequence[tuple[float, int]], default: float = math.nan) -> float:

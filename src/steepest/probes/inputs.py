@@ -90,6 +90,16 @@ class InputProbe(Probe):
             return Inputs(False, len(std), self.rows, float(square.mean().sqrt()), self.low, self.high, 0.0, 0.0, 0.0, nan, 1.0, nan)
         middle = float(kept.median())
         return Inputs(
-            False, len(std), self.rows, float(square.mean().sqrt()), self.low, self.high, float(kept.min()), middle, float(kept.max()),
-            float((mean.abs()[varies] / kept).max()), 1 - float(varies.float().mean()), float(square.max()) / middle**2,
-        )  # fmt: skip
+            False,
+            len(std),
+            self.rows,
+            float(square.mean().sqrt()),
+            self.low,
+            self.high,
+            float(kept.min()),
+            middle,
+            float(kept.max()),
+            float((mean.abs()[varies] / kept).max()),
+            1 - float(varies.float().mean()),
+            float(square.max()) / middle**2,
+        )

@@ -17,9 +17,14 @@ LARGEST = 20_000_000
 
 @dataclass(frozen=True)
 class Leak(Measured):
-    """change: the largest change of an output of one half of a batch when the other half was replaced, in standard deviations of the outputs.
+    """The company of a sample.
 
-    rows: the length of the batch. It is measured in evaluation mode, so batch normalisation does not count.
+    Args:
+        change: the largest change of an output of one half of a batch when the other half was replaced, in standard deviations
+            of all outputs.
+        rows: the length of the batch.
+
+    It is measured in evaluation mode, so batch normalisation does not count.
     """
 
     change: float

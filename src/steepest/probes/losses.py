@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from steepest.probes.events import LossPoint
 from steepest.probes.probe import Probe
@@ -95,7 +96,7 @@ def summarise(optimizer: int | None, points: Sequence[LossPoint]) -> LossSeries:
     bins = tuple(b for i in range(0, len(points), size) if (b := _bin(points[i : i + size])) is not None)
     last = [p.value for p in points[-max(2, len(points) // 4) :] if math.isfinite(p.value)]
     scale = abs(bins[-1].mean) if bins else math.nan
-    rough = sum(abs(b - a) for a, b in zip(last, last[1:], strict=False)) / max(1, len(last) - 1)
+    rough = sum(abs(b - a) for a, b in pairwise(last)) / max(1, len(last) - 1)
     return LossSeries(optimizer, len(points), points[0].value, bins, bad, rough / scale if scale else 0.0)
 
 

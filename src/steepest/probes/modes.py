@@ -22,7 +22,8 @@ class Modes(Measured):
     Args:
         mode_matters: whether any model has batch normalisation with running statistics or dropout with p > 0.
         train_calls: calls with gradients; train_in_eval: of these, those in evaluation mode.
-        eval_calls: calls without gradients; eval_in_train: of these, those in training mode; last_eval_in_train: whether the last of them was.
+        eval_calls: calls without gradients; eval_in_train: of these, those in training mode; last_eval_in_train: whether the last
+            of them was.
         batch_norms, dropouts: layers of each kind; largest_dropout: the largest p.
         bn_values: median number of values per channel from which batch normalisation estimates its statistics in training; 0 where none.
         bn_uses_running: share of batch normalisation calls with gradients that used running statistics.
@@ -59,8 +60,7 @@ class ModeProbe(Probe):
         """The mode of a call."""
         if id(event.module) not in self.kinds:
             self.kinds[id(event.module)] = _kinds(event.module)
-        norms, drops, matters = self.kinds[id(event.module)]
-        if not matters:
+        if not self.kinds[id(event.module)][2]:
             return
         if event.grad:
             self.counts[0] += 1
@@ -81,7 +81,7 @@ class ModeProbe(Probe):
             self.running[1] += 1
         else:
             self.values.append(x.numel() // max(1, x.shape[1]))
-        if module.running_mean is not None and x.ndim >= 2 and x.shape[1] == module.running_mean.numel():
+        if module.running_mean is not None and module.running_var is not None and x.ndim >= 2 and x.shape[1] == module.running_mean.numel():
             mean = x.detach().float().mean(dim=[d for d in range(x.ndim) if d != 1])
             shift = (mean - module.running_mean).abs() / (module.running_var + module.eps).sqrt()
             self.drift.append(float(shift.median()))
@@ -92,11 +92,21 @@ class ModeProbe(Probe):
             return None
         drops = [p for _, ps, _ in self.kinds.values() for p in ps]
         late = self.drift[-max(1, len(self.drift) // 4) :]
+        train, in_eval, calls, in_train = self.counts
         return Modes(
-            any(m for _, _, m in self.kinds.values()), *self.counts, self.last, sum(n for n, _, _ in self.kinds.values()), len(drops),
-            max(drops, default=0.0), float(median(self.values)) if self.values else 0.0,
-            self.running[1] / self.running[0] if self.running[0] else 0.0, median(late) if late else 0.0,
-        )  # fmt: skip
+            mode_matters=any(m for _, _, m in self.kinds.values()),
+            train_calls=train,
+            train_in_eval=in_eval,
+            eval_calls=calls,
+            eval_in_train=in_train,
+            last_eval_in_train=self.last,
+            batch_norms=sum(n for n, _, _ in self.kinds.values()),
+            dropouts=len(drops),
+            largest_dropout=max(drops, default=0.0),
+            bn_values=float(median(self.values)) if self.values else 0.0,
+            bn_uses_running=self.running[1] / self.running[0] if self.running[0] else 0.0,
+            bn_drift=median(late) if late else 0.0,
+        )
 
 
 def _kinds(model: nn.Module) -> tuple[int, list[float], bool]:

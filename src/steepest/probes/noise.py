@@ -42,8 +42,9 @@ class GradientNoise(Probe):
     """The simple noise scale ``tr(Sigma) / |G|^2`` from the gradients of the two halves of a batch, over many steps.
 
     With g and g' of independent halves of b samples each, ``<g, g'>`` is an unbiased estimate of ``|G|^2`` and ``b |g - g'|^2 / 2`` one of
-    ``tr(Sigma)`` (McCandlish et al. 2018, appendix A.1). Taken from losses of ``torch.nn.functional`` that average over samples, on the run's own graph.
-    With batch normalisation halves are not quite independent. Cost: two backward passes in a sampled window, within ``share`` of the run's time.
+    ``tr(Sigma)`` (McCandlish et al. 2018, appendix A.1). Taken from losses of ``torch.nn.functional`` that average over samples, on the
+    run's own graph. With batch normalisation halves are not quite independent. Cost: two backward passes in a sampled window, within
+    ``share`` of the run's time.
 
     Args:
         share: of the run's time.

@@ -28,7 +28,8 @@ class Parameter(Measured):
         registered: whether a model or an optimizer knows it; owned: whether an optimizer does.
         trainable: its ``requires_grad`` at the end; reached: whether the graph of a loss led to it.
         fan_in: entries that one output sums over.
-        init_mean, init_std: of its initial entries; twins, twins_end: share of rows that equal another row of it, at the start and at the end.
+        init_mean, init_std: of its initial entries; twins, twins_end: share of rows that equal another row of it, at the start and
+            at the end.
         gradient: median norm of its gradient where it was seen; NaN where it never had one.
         update: median |change in one step| / |value|.
         moved: |end - start| / max(|start|, |end|).

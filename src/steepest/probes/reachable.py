@@ -26,7 +26,7 @@ class Reachable(Measured):
     """The best of linear and Gaussian kernel ridge regression, each sample predicted from all others.
 
     Args:
-        rows: samples used; classes: of the labels, 0 for a regression.
+        rows: samples used; classes: of the labels (whole numbers of an integer type, or 0/1), 0 for a regression.
         accuracy: share of right classes; explained: R^2 of the regression on targets or on 0/1 codes of classes.
         linear: the same as ``accuracy`` or ``explained`` of the linear kernel alone.
         chance: the share of the most frequent class among the rows.
@@ -94,6 +94,7 @@ def reachable(x: Tensor, y: Tensor) -> Reachable | None:
     For ridge regression with the hat matrix H the residual of a sample left out is (y - Hy)_i / (1 - H_ii) (Allen 1974), so one
     eigendecomposition of each kernel matrix gives all ridges at once.
     """
+    indices = not y.is_floating_point()
     y = y.double()
     if not bool(torch.isfinite(y).all()):
         return None
@@ -101,12 +102,12 @@ def reachable(x: Tensor, y: Tensor) -> Reachable | None:
     std = x.std(0, correction=0)
     x = x / (std + 0.1 * std.mean() + 1e-300)
     values = torch.unique(y)
-    whole = bool((y == y.round()).all())
-    one_hot = y.shape[1] > 1 and whole and bool(((y == 0) | (y == 1)).all()) and bool((y.sum(1) == 1).all())
+    zero_one = bool(((y == 0) | (y == 1)).all())
+    one_hot = y.shape[1] > 1 and zero_one and bool((y.sum(1) == 1).all())
     classes = 0
     if one_hot:
         labels, classes = y.argmax(1), y.shape[1]
-    elif y.shape[1] == 1 and whole and 1 < len(values) <= min(50, len(y) // 2):
+    elif y.shape[1] == 1 and (indices or zero_one) and 1 < len(values) <= min(50, len(y) // 2):
         labels, classes = torch.searchsorted(values, y[:, 0].contiguous()), len(values)
     else:
         labels = None

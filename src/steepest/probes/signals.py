@@ -58,6 +58,7 @@ class Signals(Measured):
         normalisations: how many normalisation layers; nonlinear: how many nonlinear operations of any kind before the last weighted one.
         activations: before the last weighted operation; windows: how many passes were looked at.
         seen: the share of activations whose values autograd keeps.
+        softmaxes: before the last weighted operation, where no product of activations makes attention of them.
     """
 
     depth: int
@@ -68,6 +69,7 @@ class Signals(Measured):
     activations: tuple[Activation, ...]
     windows: int
     seen: float
+    softmaxes: int = 0
 
 
 @dataclass
@@ -81,12 +83,10 @@ class _Window:
 
 @dataclass
 class _Group:
-    tape: Tape
-    ops: list[Op]
     early: list[list[_Window]] = field(default_factory=list)
     late: deque[list[_Window]] = field(default_factory=lambda: deque(maxlen=LATE))
     windows: int = 0
-    facts: tuple[int, int, bool, int, int] = (0, 0, False, 0, 0)
+    facts: tuple[int, int, bool, int, int, int] = (0, 0, False, 0, 0, 0)
     shapes: list[tuple[str, int, int]] = field(default_factory=list)
 
 
@@ -107,10 +107,9 @@ class SignalProbe(Probe):
         inner = [op for op in tape.activations if op.far >= 1]
         ops = inner if len(inner) <= MOST else [inner[i * (len(inner) - 1) // (MOST - 1)] for i in range(MOST)]
         key = (tape.depth, tuple(op.name for op in ops))
-        group = self.groups.setdefault(key, _Group(tape, []))
+        group = self.groups.setdefault(key, _Group())
         if not group.facts[0]:
             group.facts = _facts(tape)
-        group.tape, group.ops = None, []  # type: ignore[assignment]
         row: list[_Window] = []
         shapes = []
         for op in ops:
@@ -148,9 +147,9 @@ class SignalProbe(Probe):
                     _mid(last, "gradient"),
                 )
             )
-        depth, short, recurrent, norms, nonlinear = group.facts
+        depth, short, recurrent, norms, nonlinear, softmaxes = group.facts
         kept = sum(a.rms == a.rms for a in found) / len(found) if found else 1.0
-        return Signals(depth, short, recurrent, norms, nonlinear, tuple(found), group.windows, kept)
+        return Signals(depth, short, recurrent, norms, nonlinear, tuple(found), group.windows, kept, softmaxes)
 
 
 def len_of(event: Backward) -> int:
@@ -159,12 +158,14 @@ def len_of(event: Backward) -> int:
     return shapes[0][0] if shapes else 1
 
 
-def _facts(tape: Tape) -> tuple[int, int, bool, int, int]:
+def _facts(tape: Tape) -> tuple[int, int, bool, int, int, int]:
     norms = sum(op.name in NORMALISATIONS for op in tape.ops)
     nonlinear = sum(op.far >= 1 and (op.name in ACTIVATIONS or op.name in SOFTMAX or op.name in OTHER_NONLINEAR) for op in tape.ops)
     # An LSTM is one node that is weighted and nonlinear at once.
     nonlinear += sum(op.name in WEIGHTED and "Rnn" in op.name for op in tape.ops)
-    return tape.depth, tape.short_depth, tape.recurrent, norms, nonlinear
+    attention = any(op.name == "Bmm" or op.name.startswith("ScaledDot") for op in tape.ops)
+    softmaxes = 0 if attention else sum(op.far >= 1 and op.name in ("Softmax", "SafeSoftmax") for op in tape.ops)
+    return tape.depth, tape.short_depth, tape.recurrent, norms, nonlinear, softmaxes
 
 
 def _look(op: Op) -> tuple[_Window, int]:

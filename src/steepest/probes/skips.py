@@ -32,8 +32,8 @@ class SkipRecord:
 class Skips(Probe):
     """How much each residual branch adds to its skip.
 
-    The model is applied once more to the same inputs, which a forward method with a state of its own would notice: ask for this probe where you know
-    that there is none. Cost: one forward pass in a sampled window, within ``share`` of the run's time.
+    The model is applied once more to the same inputs, which a forward method with a state of its own would notice: ask for this probe where
+    you know that there is none. Cost: one forward pass in a sampled window, within ``share`` of the run's time.
 
     Args:
         share: of the run's time.

@@ -23,12 +23,14 @@ class Optimizer(Measured):
     """One optimizer over the whole run.
 
     Args:
-        kind: its class; steps: its steps; rate, last_rate: its first and last step size; momentum, decay: of its first group (0 where none).
+        kind: its class; steps: its steps; rate, last_rate: its first and last step size; momentum, decay: of its first group (0
+            where none).
         parameters: entries it owns.
         uncleared: share of steps before which its gradients had not been cleared since the step before.
         backwards: median number of backward passes in a step; held: largest number of passes summed in the gradient that was used.
         closures: whether its steps evaluate the loss themselves.
-        accumulated_scale: median (value that backward started from) / (value of the criterion): 1 where nothing is divided; NaN where unknown.
+        accumulated_scale: median (value that backward started from) / (value of the criterion): 1 where nothing is divided; NaN
+            where unknown.
         update, update_early, update_late: median |step| / |weights| over the run and over its first and last quarter.
         largest_update: the largest of these.
         gradient, gradient_start, gradient_largest: norm of its gradient: median, first, largest.

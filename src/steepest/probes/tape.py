@@ -76,7 +76,7 @@ class Tape:
 
     @property
     def short_depth(self) -> int:
-        """Weighted operations on the shortest path to the operation that is farthest from the loss; less than ``depth`` where skips exist."""
+        """Weighted operations on the shortest path to the farthest one; less than ``depth`` where there are skips."""
         farthest = max((op for op in self.ops if op.name in WEIGHTED), key=lambda op: op.far, default=None)
         return 0 if farthest is None else farthest.near + 1
 

@@ -16,7 +16,7 @@ from steepest.probes.probe import Probe
 from steepest.probes.tape import tail
 from steepest.results.measured import Measured
 
-KEPT, ORDERED = 2048, 3000
+KEPT, ORDERED, OFTEN = 2048, 1500, 200
 POINTWISE = frozenset(("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"))
 LOGITS = frozenset(("cross_entropy", "binary_cross_entropy_with_logits", "multilabel_soft_margin_loss", "soft_margin_loss"))
 PROBABILITIES = frozenset(("binary_cross_entropy", "nll_loss"))
@@ -29,9 +29,11 @@ class Task(Measured):
     Args:
         loss: its name in ``torch.nn.functional``; reduction; calls: how often; others: names of further losses.
         prediction_shape, target_shape: as first given; broadcast: whether they differ though the loss compares entry by entry.
-        tail: operations between the last weights and the loss, from the loss backwards; single: whether a softmax among them runs over one unit.
+        tail: operations between the last weights and the loss, from the loss backwards; single: whether a softmax among them runs
+            over one unit.
         classes: how many the prediction can tell apart, 1 for a single output.
-        kind: of the targets: ``classes``, ``binary``, ``one_hot``, ``distribution``, ``integers`` (few, whole, not 0/1 alone), ``continuous``.
+        kind: of the targets: ``classes``, ``binary``, ``one_hot``, ``distribution``, ``integers`` (few, whole, not 0/1 alone),
+            ``continuous``.
         distinct: distinct target values met, at most 1000; low, high, mean, std: of the targets.
         trivial: the loss of the best constant prediction; NaN where unknown. floor: that of a perfect one (above 0 for targets that are
             distributions). chance: the share of the most frequent class; NaN for others.
@@ -106,7 +108,7 @@ class TaskProbe(Probe):
         s = self.seen[key]
         s.calls += 1
         small = y.numel() <= 100_000
-        if small or event.sampled:
+        if (small and s.calls <= OFTEN) or event.sampled:
             s.low, s.high = min(s.low, float(y.min())), max(s.high, float(y.max()))
             s.out_low, s.out_high = min(s.out_low, float(x.min())), max(s.out_high, float(x.max()))
         if s.rows < KEPT and y.ndim:
@@ -140,10 +142,30 @@ class TaskProbe(Probe):
             trivial, floor = trivial * math.prod(target), floor * math.prod(target)
         others = tuple(sorted({o.first.name for o in self.seen.values() if o is not s}))
         return Task(
-            name, reduction, s.calls, others, shape, target, name in POINTWISE | {"binary_cross_entropy_with_logits"} and shape != target,
-            s.tail, s.single, classes, kind, min(1000, len(torch.unique(y))), s.low, s.high, float(y.mean()), float(y.std(correction=0)),
-            trivial, floor, _chance(kind, y), s.out_low, s.out_high, _within(s.labels), len(s.marks),
-        )  # fmt: skip
+            name,
+            reduction,
+            s.calls,
+            others,
+            shape,
+            target,
+            name in POINTWISE | {"binary_cross_entropy_with_logits"} and shape != target,
+            s.tail,
+            s.single,
+            classes,
+            kind,
+            min(1000, len(torch.unique(y))),
+            s.low,
+            s.high,
+            float(y.mean()),
+            float(y.std(correction=0)),
+            trivial,
+            floor,
+            _chance(kind, y),
+            s.out_low,
+            s.out_high,
+            _within(s.labels),
+            len(s.marks),
+        )
 
 
 def _axis_length(node: Any, shape: tuple[int, ...]) -> int:
@@ -217,7 +239,7 @@ def _chance(kind: str, y: Tensor) -> float:
 
 
 def _within(labels: list[Tensor], group: int = 8) -> float:
-    """Unbiased variance within stretches of about ``group`` samples in the order of training, over that of all; classes count as unordered."""
+    """Unbiased variance within stretches of ``group`` samples in the order of training, over that of all; classes are unordered."""
     if not labels:
         return math.nan
     y = torch.cat(labels).double()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -17,7 +18,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Interval:
-    """A measured quantity over seeds: its median (or mean) and a confidence interval."""
+    """A measured quantity over seeds: its mean (of ratios the geometric one) and its 95 % confidence interval."""
 
     value: float
     low: float
@@ -37,7 +38,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Figure:
-    """Lines over common axes, drawn by the report."""
+    """Lines over common axes, drawn by the report.
+
+    Args:
+        caption: what to see, in a sentence.
+    """
 
     title: str
     x_label: str
@@ -45,6 +50,7 @@ class Figure:
     series: tuple[Series, ...]
     log_x: bool = False
     log_y: bool = False
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Claim:
     Args:
         statement: the claim in one sentence.
         source: paper and section.
+        rule: how the measured intervals decide, fixed before they are known.
         verdict: held, held partly, or did not hold here.
         because: the measured numbers that decide, in one or two sentences.
         measured: the same numbers by name.
@@ -61,6 +68,7 @@ class Claim:
 
     statement: str
     source: str
+    rule: str
     verdict: Verdict
     because: str
     measured: dict[str, Interval]
@@ -79,7 +87,14 @@ class StudyResult:
     figures: tuple[Figure, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON form."""
-        from dataclasses import asdict
+        """The JSON form; numbers that are not finite are written as words."""
+        content = _plain(asdict(self))
+        return {"format": "steepest-study/1", "study": content.pop("name"), **content}
 
-        return {"study": self.name, **{k: v for k, v in asdict(self).items() if k != "name"}}
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -92,12 +92,12 @@ class Hooks:
 
         def enter(module: nn.Module, args: Any) -> None:
             if not torch.compiler.is_compiling() and visible():
-                see.enter(module)
+                see.safely(see.enter, module)
 
         def leave(module: nn.Module, args: Any, *rest: Any) -> None:
             # After an exception torch leaves the keyword arguments out, and the output is None.
             if not torch.compiler.is_compiling() and visible():
-                see.leave(module, args, rest[0] if len(rest) == 2 else {}, rest[-1])
+                see.safely(see.leave, module, args, rest[0] if len(rest) == 2 else {}, rest[-1])
 
         def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             if not torch.compiler.is_compiling() and visible():
@@ -171,7 +171,7 @@ class Hooks:
         def watched_loss(*args: Any, **kwargs: Any) -> Any:
             result = loss(*args, **kwargs)
             if not torch.compiler.is_compiling() and visible():
-                see.criterion(name, {**dict(zip(names, args, strict=False)), **kwargs}, result)
+                see.safely(see.criterion, name, {**dict(zip(names, args, strict=False)), **kwargs}, result)
             return result
 
         return watched_loss
@@ -212,7 +212,7 @@ class Hooks:
         def watched_scale(self: Any, outputs: Any) -> Any:
             result = scale(self, outputs)
             if visible():
-                see.scaled_loss(outputs, result, self._scale)
+                see.safely(see.scaled_loss, outputs, result, self._scale)
             return result
 
         @functools.wraps(read)
@@ -231,7 +231,7 @@ class Hooks:
         def watched_compile(*args: Any, **kwargs: Any) -> Any:
             result = compiling(*args, **kwargs)
             if visible():
-                see.compiled(args[0] if args else kwargs.get("model"))
+                see.safely(see.compiled, args[0] if args else kwargs.get("model"))
             return result
 
         self._set(torch, "compile", watched_compile)

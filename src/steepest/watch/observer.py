@@ -6,8 +6,7 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from steepest.probes.events import (
     Comparison,
     Criterion,
     Epoch,
-    Event,
     Forward,
     LossPoint,
     ModuleCall,
@@ -30,26 +28,13 @@ from steepest.probes.events import (
     tensors,
 )
 from steepest.probes.probe import Measurement, Probe
+from steepest.watch.listeners import Listeners
 from steepest.watch.loaders import describe
 from steepest.watch.optimizer_state import OptimizerState
 from steepest.watch.run import WatchedRun
 from steepest.watch.schedule import Schedule
 
-_METHODS = (
-    "on_forward",
-    "on_module",
-    "on_module_gradient",
-    "on_criterion",
-    "on_comparison",
-    "before_backward",
-    "after_backward",
-    "before_step",
-    "after_step",
-    "on_optimizer",
-    "on_epoch",
-)
 COMPILED = "torch.compile was used: modules and losses inside what it compiles are not seen, only backward passes, gradients and steps"
-_COSTLY = ("on_module", "on_module_gradient")
 
 
 class _Thread(threading.local):
@@ -60,7 +45,7 @@ class _Thread(threading.local):
         self.in_step: int = 0
 
 
-class Observer:
+class Observer(Listeners):
     """Follows one run and feeds its probes.
 
     Nothing here raises into the script: a probe that fails is dropped, and if the observer fails itself it goes blind. All that
@@ -73,16 +58,13 @@ class Observer:
     """
 
     def __init__(self, run: WatchedRun, probes: Sequence[Probe], schedule: Schedule) -> None:
-        self.run, self.schedule = run, schedule
-        self.seeing = True
-        self.busy = False
+        super().__init__(run)
+        self.schedule = schedule
         self.thread = _Thread()
-        self.listeners: dict[str, list[tuple[Probe, Callable[[Any], None]]]] = {m: [] for m in _METHODS}
-        self.probes: list[Probe] = []
         self.states: list[OptimizerState] = []
         self.widening = 1
-        self.next_sample, self.windows_left, self.windows = 0, 1, 1
-        self.spent, self.began = 0.0, time.perf_counter()
+        self.next_sample = 0
+        self.began = time.perf_counter()
         self.order = self.trained = self.evaluated = 0
         self.known: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
         self.calls = 0
@@ -96,10 +78,7 @@ class Observer:
         self.copy: tuple[weakref.ref[Tensor], Tensor] | None = None
         self.backward_scale: float | None = None
         self.loaders: weakref.WeakKeyDictionary[Any, list[int]] = weakref.WeakKeyDictionary()
-        for probe in probes:
-            if self._ask(probe, "start", probe.start, run):
-                self.probes.append(probe)
-        self._listen()
+        self.ask(probes)
 
     # Windows.
 
@@ -121,56 +100,6 @@ class Observer:
             turns = max(sum(1 for s in self.states if s.steps and s.optimizer() is not None), 1)
             self.windows_left, self.windows = turns, self.windows + 1
             self.next_sample = step + max(turns, self.schedule.gap(step) * self.widening)
-
-    # Telling.
-
-    def guard(self, action: Callable[[], object]) -> None:
-        """Run our own work: silent, without gradients, and whatever goes wrong stays here."""
-        if self.busy or not self.seeing:
-            return
-        start = time.perf_counter() if self.windows_left else math.inf
-        self.busy = True
-        # As torch.no_grad() does, without its object: this runs several times in every step.
-        grad = torch.is_grad_enabled()
-        torch._C._set_grad_enabled(False)
-        try:
-            action()
-        except Exception as error:
-            self.step_aside(error)
-        finally:
-            torch._C._set_grad_enabled(grad)
-            self.busy = False
-            self.spent += max(time.perf_counter() - start, 0.0)
-
-    def step_aside(self, error: Exception) -> None:
-        """See nothing more."""
-        self.seeing = False
-        self.run.note(f"the observer stopped watching after step {self.run.steps}: {type(error).__name__}: {error}")
-
-    def tell(self, method: str, event: Event) -> None:
-        """Hand an event to all who listen."""
-        listeners = self.listeners[method]
-        for probe, call in tuple(listeners) if listeners else ():
-            told = event
-            if event.sampled and probe.every > 1 and (self.windows - 1) % probe.every:
-                if method in _COSTLY:
-                    continue
-                told = replace(event, sampled=False)
-            self._ask(probe, method, call, told)
-
-    def _ask(self, probe: Probe, method: str, call: Callable[..., Any], *told: Any) -> bool:
-        try:
-            call(*told)
-        except Exception as error:
-            self.run.note(f"the probe {type(probe).__name__} was dropped: {method} raised {type(error).__name__}: {error}")
-            self.probes = [p for p in self.probes if p is not probe]
-            self._listen()
-            return False
-        return True
-
-    def _listen(self) -> None:
-        for method, listeners in self.listeners.items():
-            listeners[:] = [(p, getattr(p, method)) for p in self.probes if getattr(type(p), method) is not getattr(Probe, method)]
 
     def finish(self) -> None:
         """The run is over: ask every probe for its record."""
@@ -213,11 +142,11 @@ class Observer:
     def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """A module was called; ``output`` is None where it raised."""
         calls = self.thread.calls
-        leaf = True
-        while calls:
+        if not any(called is module for called, _ in calls):
+            return
+        called, leaf = calls.pop()
+        while called is not module:
             called, leaf = calls.pop()
-            if called is module:
-                break
         depth = len(calls)
         if output is None or (depth and not self.windows_left):
             return
@@ -249,7 +178,7 @@ class Observer:
         self.tell("on_module", ModuleCall(step, True, module, name, args, kwargs, output, module.training, grad, depth, order, leaf))
         if grad and self.listeners["on_module_gradient"]:
             tensor = next(tensors(output), None)
-            if tensor is not None and tensor.requires_grad and tensor.is_floating_point():
+            if tensor is not None and tensor.grad_fn is not None:
                 self._follow_gradient(tensor, module, name, order)
 
     def _model_called(
@@ -264,7 +193,8 @@ class Observer:
         length = prediction.shape[0] if prediction is not None and prediction.ndim else 0
         self.last_call = (None if prediction is None else weakref.ref(prediction), length, grad, module.training)
         if sampled and grad and prediction is not None and prediction.requires_grad:
-            self.outputs.append((self.run.module_name(module), prediction))
+            # Outputs that are never differentiated must not pile up.
+            self.outputs = [*self.outputs[-7:], (self.run.module_name(module), prediction)]
         if self.listeners["on_forward"]:
             name = self.run.module_name(module)
             self.tell("on_forward", Forward(self.run.steps, sampled, module, name, args, kwargs, output, module.training, grad))
@@ -272,13 +202,17 @@ class Observer:
     def _follow_gradient(self, tensor: Tensor, module: nn.Module, name: str, order: int) -> None:
         step = self.run.steps
 
-        def reached(gradient: Tensor) -> None:
+        place = tensor.output_nr
+
+        def reached(gradients: tuple[Tensor | None, ...]) -> None:
             # Inside torch.autograd.grad the scale is None: such a gradient is the script's business, or a probe's.
-            scale = self.backward_scale
-            if scale is not None:
+            gradient, scale = gradients[place], self.backward_scale
+            if gradient is not None and scale is not None:
                 self.guard(lambda: self.tell("on_module_gradient", ModuleGradient(step, True, module, name, order, gradient, scale)))
 
-        tensor.register_hook(reached)
+        # On the node: a hook of the tensor would be seen by whoever copies or saves the tensor.
+        assert tensor.grad_fn is not None
+        tensor.grad_fn.register_prehook(reached)
 
     def compiled(self, what: Any) -> None:
         """``torch.compile`` was asked for something: None, a function, a module or its method."""
@@ -324,13 +258,15 @@ class Observer:
 
     def comparison(self, name: str, left: Any, right: Any, result: Any) -> None:
         """Two tensors were compared."""
+        if isinstance(right, Tensor) and isinstance(result, Tensor) and self.listeners["on_comparison"]:
+            self.guard(lambda: self._comparison(name, left, right, result))
+
+    def _comparison(self, name: str, left: Tensor, right: Tensor, result: Tensor) -> None:
         last = self.last_call
-        if last is None or last[1] == 0 or not isinstance(right, Tensor) or not isinstance(result, Tensor):
-            return
-        if last[1] not in (left.shape[:1] + right.shape[:1]) or result.requires_grad or left.shape[0:1] == () or right.ndim == 0:
+        if last is None or result.requires_grad or left.ndim == 0 or right.ndim == 0 or last[1] not in (left.shape[0], right.shape[0]):
             return
         event = Comparison(self.run.steps, self.sampled, name, left, right, result, last[2], last[3], self.calls)
-        self.guard(lambda: self.tell("on_comparison", event))
+        self.tell("on_comparison", event)
 
     def scaled_loss(self, original: Any, result: Any, scale: Any) -> None:
         """A gradient scaler multiplied a loss."""

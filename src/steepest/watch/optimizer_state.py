@@ -39,8 +39,12 @@ class OptimizerState:
         gradient = self._gradient()
         if self.mark is None or self.witness is None:
             return
-        if gradient is None or id(gradient) != self.mark[0] or (gradient._version != self.mark[1] and not gradient.count_nonzero()):
+        if gradient is None or id(gradient) != self.mark[0]:
             self.cleared, self.backwards = True, 0
+        elif gradient._version != self.mark[1]:
+            # On an accelerator reading would wait for it; little else than zeroing changes a gradient between two passes.
+            if gradient.device.type != "cpu" or not gradient.count_nonzero():
+                self.cleared, self.backwards = True, 0
 
     def after_backward(self) -> None:
         """Gradients were added to."""

@@ -16,7 +16,7 @@ from steepest.bounds.lipsdp.plan import plan
 from steepest.bounds.lipsdp.program import quadratic_program
 from steepest.bounds.lipsdp.proof import Proof, least_rho
 from steepest.bounds.lipsdp.propagation import Infeasible, OutOfTime, Propagation
-from steepest.bounds.lipsdp.starts import Start, absolute, by_neuron, closed_form
+from steepest.bounds.lipsdp.starts import Start, absolute, by_neuron, closed_form, even
 from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
 from steepest.numerics.device import moved, working_on
@@ -30,6 +30,9 @@ from steepest.results import Domain, Step, UpperBound
 WIDER = 1.02
 """The interior point starts this much inside: close to where the first-order steps ended, with room to move."""
 
+
+SOON = 0.02
+"""Seconds."""
 
 WARM_RATE = 0.03
 """Of the first-order method where it begins from multipliers that are good already."""
@@ -145,8 +148,8 @@ class LipSDP:
             if 15.0 * _seconds(program) > max(self.deadline.left(), 4.0):
                 program = None
         # Float32 holds where slopes vary by as much everywhere; its result is only a proposal.
-        even = all((s.radius >= 1e-3 * max(1e-3, s.radius.max().item())).all() for s in system.stages)
-        single = even and exact.plan.largest > 400
+        alike = all((s.radius >= 1e-3 * max(1e-3, s.radius.max().item())).all() for s in system.stages)
+        single = alike and exact.plan.largest > 400
         # What comes after has the rest of the time: a pass and a factorisation in float64, or the interior point, for which
         # as much as about five of its iterations take is well spent on where it starts.
         reserve = 6.0 if single else 3.0 if program is None else 0.0
@@ -155,7 +158,8 @@ class LipSDP:
             first = exact
             if single or self.device != "cpu":
                 first = Propagation(moved(system, self.device), torch.float32 if single else torch.float64)
-            start, rate = self._start(first)
+            # Where an iteration of the interior point takes less than finding LipLT's norms, it may as well begin anywhere.
+            start, rate = (even(system), RATE) if program is not None and _seconds(program) < SOON else self._start(first)
             found = minimise(first, self.deadline, seen, rate, self.steps, reserve, enough, start)
         if found is None:
             return None

@@ -19,7 +19,7 @@ def loss_output_mismatch(case: Case, harm: Harm) -> Finding | None:
     task = case.task
     if task is None:
         return None
-    tail, said = set(task.tail), ""
+    tail, said, fix = set(task.tail), "", ""
     if task.single:
         said, fix = (
             "a softmax over a single unit, which is 1 whatever the input",
@@ -48,7 +48,7 @@ def loss_output_mismatch(case: Case, harm: Harm) -> Finding | None:
         return None
     return finding(
         Cause.LOSS_OUTPUT_MISMATCH, 0.96 if harm.mild else 0.7, fix, Evidence("output and loss", said, source=BISHOP), harm.evidence()
-    )  # fmt: skip
+    )
 
 
 def wrong_loss(case: Case, harm: Harm) -> Finding | None:
@@ -88,19 +88,60 @@ def wrong_activation(case: Case, harm: Harm) -> Finding | None:
         slack = 0.05 * max(task.high - task.low, 1e-9)
         if task.high > high + slack or task.low < low - slack:
             return finding(
-                Cause.WRONG_ACTIVATION, 0.97, "Leave the output of a regression linear, or scale the targets into its range.",
-                Evidence(f"targets beyond the range of {task.tail[0]}, [{low:g}, {high:g}]", f"{task.low:.4g} ... {task.high:.4g}",
-                         source="a value outside of the range of the last activation is reached by no weights"), harm.evidence(),
-            )  # fmt: skip
+                Cause.WRONG_ACTIVATION,
+                0.97,
+                "Leave the output of a regression linear, or scale the targets into its range.",
+                Evidence(
+                    f"targets beyond the range of {task.tail[0]}, [{low:g}, {high:g}]",
+                    f"{task.low:.4g} ... {task.high:.4g}",
+                    source="a value outside of the range of the last activation is reached by no weights",
+                ),
+                harm.evidence(),
+            )
     if signals is not None and signals.depth >= 2 and not signals.nonlinear and not signals.normalisations and harm.mild:
         linear = case.reachable
         better = linear is not None and (linear.explained if linear.classes == 0 else linear.accuracy) - linear.linear
         if harm.diverged or (linear is not None and better > 0.02):
             return finding(
-                Cause.WRONG_ACTIVATION, 0.9, "Put an activation such as ReLU between the layers.",
-                Evidence("weighted layers in a row without any nonlinearity", float(signals.depth), 2.0,
-                         "a composition of linear maps is one linear map (Goodfellow et al. 2016, section 6.1)"), harm.evidence(),
-            )  # fmt: skip
+                Cause.WRONG_ACTIVATION,
+                0.9,
+                "Put an activation such as ReLU between the layers.",
+                Evidence(
+                    "weighted layers in a row without any nonlinearity",
+                    float(signals.depth),
+                    2.0,
+                    "a composition of linear maps is one linear map (Goodfellow et al. 2016, section 6.1)",
+                ),
+                harm.evidence(),
+            )
+    if signals is not None and signals.softmaxes and harm.mild:
+        return finding(
+            Cause.WRONG_ACTIVATION,
+            0.9,
+            "Use ReLU or tanh in hidden layers; softmax belongs behind the last one.",
+            Evidence(
+                "softmax between layers",
+                float(signals.softmaxes),
+                1.0,
+                "its outputs sum to 1, so that each carries 1 / width of the signal (Glorot & Bengio 2010: signals should keep "
+                "their scale)",
+            ),
+            harm.evidence(),
+        )
+    sigmoids = [a for a in signals.activations if a.kind == "Sigmoid"] if signals is not None and not signals.recurrent else []
+    if len(sigmoids) >= 3 and sigmoids[-1].gradient > 0 and sigmoids[0].gradient < 0.1 * sigmoids[-1].gradient and harm.clear:
+        return finding(
+            Cause.WRONG_ACTIVATION,
+            0.75,
+            "Use ReLU or tanh in the hidden layers.",
+            Evidence(
+                "gradient in the first sigmoid / in the last, at the start",
+                sigmoids[0].gradient / sigmoids[-1].gradient,
+                0.1,
+                "Glorot & Bengio 2010, section 3.1: a sigmoid passes at most a quarter and shifts the mean",
+            ),
+            harm.evidence(),
+        )
     return None
 
 
@@ -111,22 +152,44 @@ def bad_labels(case: Case, harm: Harm) -> Finding | None:
         return None
     if task.distinct == 1 and task.calls >= 5:
         return finding(
-            Cause.BAD_LABELS, 0.97, "Look at how the labels are read: a division, a cast or an index made them all alike.",
-            Evidence("distinct target values", 1.0, 2.0, "a constant needs no inputs"), harm.evidence(),
-        )  # fmt: skip
-    if reach is None or reach.classes < 2 or reach.rows < 100:
+            Cause.BAD_LABELS,
+            0.97,
+            "Look at how the labels are read: a division, a cast or an index made them all alike.",
+            Evidence("distinct target values", 1.0, 2.0, "a constant needs no inputs"),
+            harm.evidence(),
+        )
+    if reach is None or reach.rows < 100:
+        return None
+    if reach.classes == 0 and reach.explained < 0.02 and task.loss in POINTWISE and harm.clear and not harm.train_skill > 0.1:
+        return finding(
+            Cause.BAD_LABELS,
+            0.6,
+            "Check that inputs and targets still belong together: shuffle both with one permutation, look at some pairs.",
+            Evidence("R^2 of kernel regression on the same pairs, left one out", reach.explained, 0.02, "targets that nothing explains"),
+            harm.evidence(),
+        )
+    if reach.classes < 2:
         return None
     noise = 2.5 * (reach.chance * (1 - reach.chance) / reach.rows) ** 0.5
-    if reach.accuracy > reach.chance + noise:
+    # Of very unequal classes the accuracy tells little; the squared error of the class codes does.
+    if reach.accuracy > reach.chance + noise or reach.explained > 0.02:
         return None
     fresh = harm.held_skill if harm.held_skill == harm.held_skill else harm.train_skill
     if not fresh < 0.1:
         return None
     return finding(
-        Cause.BAD_LABELS, 0.9, "Check that inputs and labels still belong together: shuffle both with one permutation, look at some pairs.",
-        Evidence("accuracy of kernel regression on the same pairs, left one out", reach.accuracy, reach.chance + noise,
-                 "chance plus 2.5 standard errors: labels that no method can tell from the inputs"), harm.evidence(),
-    )  # fmt: skip
+        Cause.BAD_LABELS,
+        0.9,
+        "Check that inputs and labels still belong together: shuffle both with one permutation, look at some pairs.",
+        Evidence(
+            "accuracy of kernel regression on the same pairs, left one out",
+            reach.accuracy,
+            reach.chance + noise,
+            "chance plus 2.5 standard errors: labels that no method can tell from the inputs",
+        ),
+        Evidence("R^2 of their codes, left one out", reach.explained, 0.02),
+        harm.evidence(),
+    )
 
 
 def _range(tail: tuple[str, ...]) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from steepest.diagnose.case import Case
 from steepest.diagnose.harm import Harm
@@ -21,14 +22,17 @@ def vanishing_gradient(case: Case, harm: Harm) -> Finding | None:
     if case.signals is None or not (harm.clear or _weak_harm(harm)):
         return None
     ratio, ends = gradient_ratio(case.signals)
-    if not ratio < 1e-3:
+    if not ratio < (1e-2 if harm.clear else 1e-3):
         return None
     return finding(
-        Cause.VANISHING_GRADIENT, 0.91 if harm.clear else 0.6,
+        Cause.VANISHING_GRADIENT,
+        (0.91 if ratio < 1e-3 else 0.7) if harm.clear else 0.6,
         "Use ReLU-like activations, normalisation layers or skip connections; in recurrent nets gates (LSTM, GRU) or an orthogonal start.",
-        Evidence("gradient in the first activation / in the last", ratio, 1e-3, "threshold of AUTOTRAINER (Zhang et al. 2021); " + GLOROT,
-                 ends), harm.evidence(),
-    )  # fmt: skip
+        Evidence(
+            "gradient in the first activation / in the last", ratio, 1e-3, "threshold of AUTOTRAINER (Zhang et al. 2021); " + GLOROT, ends
+        ),
+        harm.evidence(),
+    )
 
 
 def exploding_gradient(case: Case, harm: Harm) -> Finding | None:
@@ -44,12 +48,17 @@ def exploding_gradient(case: Case, harm: Harm) -> Finding | None:
     if worst < 70:
         return None
     return finding(
-        Cause.EXPLODING_GRADIENT, 0.95 if worst > 1e3 or case.signals.recurrent else 0.89,
+        Cause.EXPLODING_GRADIENT,
+        0.95 if worst > 1e3 or case.signals.recurrent else 0.89,
         "Start with orthogonal or He weights of gain 1 per layer, and clip the norm of the gradient.",
-        Evidence("growth of the signal from the first to the last activation, at the start", growth, 70.0, "AUTOTRAINER (Zhang et al. 2021)"),
-        Evidence("growth of the gradient from the last to the first activation, at the start", back, 70.0, "Pascanu et al. 2013, section 2.1"),
+        Evidence(
+            "growth of the signal from the first to the last activation, at the start", growth, 70.0, "AUTOTRAINER (Zhang et al. 2021)"
+        ),
+        Evidence(
+            "growth of the gradient from the last to the first activation, at the start", back, 70.0, "Pascanu et al. 2013, section 2.1"
+        ),
         harm.evidence(),
-    )  # fmt: skip
+    )
 
 
 def saturated_units(case: Case, harm: Harm) -> Finding | None:
@@ -64,11 +73,19 @@ def saturated_units(case: Case, harm: Harm) -> Finding | None:
     if flat < 0.5 or not (harm.mild or (flat >= 0.9 and at_start and _weak_harm(harm))):
         return None
     return finding(
-        Cause.SATURATED_UNITS, (0.92 if flat >= 0.8 else 0.75) if at_start else 0.65,
+        Cause.SATURATED_UNITS,
+        (0.92 if flat >= 0.8 else 0.75) if at_start else 0.65,
         "Scale the weights or the inputs of these units down (Xavier initialisation, standardised inputs), or use ReLU.",
-        Evidence(f"share of {worst.kind} outputs whose slope is below 5 % of its maximum, at the start", worst.flat, 0.5, GLOROT, f"level {worst.level}"),
-        Evidence("the same at the end", worst.flat_end, 0.5), harm.evidence(),
-    )  # fmt: skip
+        Evidence(
+            f"share of {worst.kind} outputs whose slope is below 5 % of its maximum, at the start",
+            worst.flat,
+            0.5,
+            GLOROT,
+            f"level {worst.level}",
+        ),
+        Evidence("the same at the end", worst.flat_end, 0.5),
+        harm.evidence(),
+    )
 
 
 def dead_relu(case: Case, harm: Harm) -> Finding | None:
@@ -80,12 +97,21 @@ def dead_relu(case: Case, harm: Harm) -> Finding | None:
         return None
     early = worst.dead >= 0.7
     return finding(
-        Cause.DEAD_RELU, 0.93 if early else 0.6,
-        "Start with He weights and zero biases, lower the step size, or use LeakyReLU." if early else "Lower the step size, or use LeakyReLU.",
-        Evidence("share of units of a layer that are zero for all samples of the last windows", worst.dead_end, 0.7,
-                 "AUTOTRAINER (Zhang et al. 2021): 70 %; Lu et al. 2019", f"level {worst.level}"),
-        Evidence("the same in the first windows", worst.dead, 0.7), harm.evidence(),
-    )  # fmt: skip
+        Cause.DEAD_RELU,
+        0.93 if early else 0.6,
+        "Start with He weights and zero biases, lower the step size, or use LeakyReLU."
+        if early
+        else "Lower the step size, or use LeakyReLU.",
+        Evidence(
+            "share of units of a layer that are zero for all samples of the last windows",
+            worst.dead_end,
+            0.7,
+            "AUTOTRAINER (Zhang et al. 2021): 70 %; Lu et al. 2019",
+            f"level {worst.level}",
+        ),
+        Evidence("the same in the first windows", worst.dead, 0.7),
+        harm.evidence(),
+    )
 
 
 def bad_init(case: Case, harm: Harm) -> Finding | None:
@@ -97,10 +123,18 @@ def bad_init(case: Case, harm: Harm) -> Finding | None:
     alike = [p for p in weights if p.twins >= 0.9 and p.twins_end >= 0.9 and p.shape[0] >= 3]
     if alike:
         return finding(
-            Cause.BAD_INIT, 0.96, "Draw the weights at random (He initialisation for ReLU, Xavier for tanh).",
-            Evidence("share of units whose weights equal another unit's, from start to end", min(p.twins_end for p in alike), 0.9,
-                     "Goodfellow et al. 2016, section 8.4: equal units get equal gradients", ", ".join(p.name for p in alike[:3])), harm.evidence(),
-        )  # fmt: skip
+            Cause.BAD_INIT,
+            0.96,
+            "Draw the weights at random (He initialisation for ReLU, Xavier for tanh).",
+            Evidence(
+                "share of units whose weights equal another unit's, from start to end",
+                min(p.twins_end for p in alike),
+                0.9,
+                "Goodfellow et al. 2016, section 8.4: equal units get equal gradients",
+                ", ".join(p.name for p in alike[:3]),
+            ),
+            harm.evidence(),
+        )
     biases = [p for p in known if len(p.shape) == 1 and p.layer and "Norm" not in p.layer and abs(p.init_mean) >= 1]
     if (
         biases
@@ -108,10 +142,18 @@ def bad_init(case: Case, harm: Harm) -> Finding | None:
         and any(max(a.dead, a.flat if a.kind in BOUNDED else 0) >= 0.5 for a in case.signals.activations)
     ):
         return finding(
-            Cause.BAD_INIT, 0.85, "Start biases at zero.",
-            Evidence("mean of initial biases", biases[0].init_mean, 1.0, "signals of unit variance (He et al. 2015) do not cross a shift of their scale",
-                     biases[0].name), harm.evidence(),
-        )  # fmt: skip
+            Cause.BAD_INIT,
+            0.85,
+            "Start biases at zero.",
+            Evidence(
+                "mean of initial biases",
+                biases[0].init_mean,
+                1.0,
+                "signals of unit variance (He et al. 2015) do not cross a shift of their scale",
+                biases[0].name,
+            ),
+            harm.evidence(),
+        )
     scales = [(math.sqrt(p.fan_in) * p.init_std, p) for p in weights if p.fan_in > 1 and p.layer and "Norm" not in p.layer]
     if not scales:
         return None
@@ -119,17 +161,32 @@ def bad_init(case: Case, harm: Harm) -> Finding | None:
     ratio = large / math.sqrt(2)
     if ratio >= 5 and (harm.clear or harm.diverged):
         return finding(
-            Cause.BAD_INIT, 0.86 if ratio >= 20 or not harm.diverged else 0.7, "Start with He or Xavier weights.",
-            Evidence("initial standard deviation * sqrt(fan-in) / He's sqrt(2)", ratio, 5.0,
-                     "He et al. 2015, eq. 10: the signal's variance grows by the square of this in each layer", p.name), harm.evidence(),
-        )  # fmt: skip
+            Cause.BAD_INIT,
+            0.86 if ratio >= 20 or not harm.diverged else 0.7,
+            "Start with He or Xavier weights.",
+            Evidence(
+                "initial standard deviation * sqrt(fan-in) / He's sqrt(2)",
+                ratio,
+                5.0,
+                "He et al. 2015, eq. 10: the signal's variance grows by the square of this in each layer",
+                p.name,
+            ),
+            harm.evidence(),
+        )
     middle = sorted(s for s, _ in scales)[len(scales) // 2]
     if middle < 0.1 and (case.signals is None or not case.signals.normalisations) and harm.clear:
         return finding(
-            Cause.BAD_INIT, 0.85 if middle < 0.05 else 0.6, "Start with He or Xavier weights.",
-            Evidence("median over layers of initial standard deviation * sqrt(fan-in)", middle, 0.1,
-                     "He et al. 2015, eq. 10: the signal's variance shrinks by the square of this in each layer"), harm.evidence(),
-        )  # fmt: skip
+            Cause.BAD_INIT,
+            0.85 if middle < 0.05 else 0.6,
+            "Start with He or Xavier weights.",
+            Evidence(
+                "median over layers of initial standard deviation * sqrt(fan-in)",
+                middle,
+                0.1,
+                "He et al. 2015, eq. 10: the signal's variance shrinks by the square of this in each layer",
+            ),
+            harm.evidence(),
+        )
     return None
 
 
@@ -139,11 +196,18 @@ def depth_degradation(case: Case, harm: Harm) -> Finding | None:
     if s is None or not harm.clear or s.recurrent or s.depth < DEEP or s.short_depth < 0.5 * s.depth:
         return None
     return finding(
-        Cause.DEPTH_DEGRADATION, 0.93 if s.depth >= 2 * DEEP else 0.8, "Add identity skip connections around pairs of layers, or use fewer layers.",
-        Evidence("weighted layers in a row", float(s.depth), float(DEEP),
-                 "He et al. 2016, figure 1: plain nets of 20 layers and more train worse with depth; Schoenholz et al. 2017"),
-        Evidence("layers on the shortest path to the first one", float(s.short_depth)), harm.evidence(),
-    )  # fmt: skip
+        Cause.DEPTH_DEGRADATION,
+        0.93 if s.depth >= 2 * DEEP else 0.8,
+        "Add identity skip connections around pairs of layers, or use fewer layers.",
+        Evidence(
+            "weighted layers in a row",
+            float(s.depth),
+            float(DEEP),
+            "He et al. 2016, figure 1: plain nets of 20 layers and more train worse with depth; Schoenholz et al. 2017",
+        ),
+        Evidence("layers on the shortest path to the first one", float(s.short_depth)),
+        harm.evidence(),
+    )
 
 
 def gradient_ratio(s: Signals) -> tuple[float, str]:
@@ -165,8 +229,7 @@ def _weak_harm(harm: Harm) -> bool:
     return harm.left > 0.1 and harm.reference > 0.8
 
 
-def _worst(signals: Signals, kinds: frozenset[str], key: object) -> Activation | None:
-    assert callable(key)
+def _worst(signals: Signals, kinds: frozenset[str], key: Callable[[Activation], float]) -> Activation | None:
     return max((a for a in signals.activations if a.kind in kinds), key=key, default=None)
 
 

@@ -1,0 +1,35 @@
+"""All studies by name."""
+
+from __future__ import annotations
+
+from steepest.errors import UsageError
+from steepest.studies.covariate_shift import CovariateShift
+from steepest.studies.depth import Depth
+from steepest.studies.ghost_batches import GhostBatches
+from steepest.studies.normalisation import Normalisation
+from steepest.studies.signal_propagation import SignalPropagation
+from steepest.studies.smoothness import Smoothness
+from steepest.studies.study import Study
+from steepest.studies.ultra_deep import UltraDeep
+
+STUDIES: tuple[type[Study], ...] = (
+    Normalisation,
+    CovariateShift,
+    Smoothness,
+    GhostBatches,
+    Depth,
+    SignalPropagation,
+    UltraDeep,
+)
+
+
+def find(name: str) -> type[Study]:
+    """The study of that name.
+
+    Raises:
+        UsageError: where there is none.
+    """
+    for study in STUDIES:
+        if study.name == name:
+            return study
+    raise UsageError(f"there is no study {name!r}; there are {', '.join(s.name for s in STUDIES)}")

@@ -1,0 +1,67 @@
+"""Every study at tiny settings: a valid result, the same each time, and a page of it."""
+
+import json
+import math
+
+import pytest
+import torch
+
+import steepest
+from steepest.errors import UsageError
+from steepest.report.page import render
+from steepest.results import Verdict
+from steepest.studies.table import STUDIES, find
+
+pytest.importorskip("sklearn")
+
+TINY = {
+    "normalisation": {"seeds": 2, "steps": 3, "depths": (2,), "low": 0.1, "high": 1.0, "ratio": 10.0},
+    "covariate-shift": {"seeds": 2, "steps": 4, "checkpoints": 2, "rates": (0.1,), "depth": 3, "width": 8},
+    "smoothness": {"seeds": 2, "steps": 4, "checkpoints": 2, "rates": (0.1,), "depth": 3, "width": 8},
+    "ghost-batches": {"seeds": 2, "steps": 4, "train": 64, "batches": (16, 32), "ghosts": (4, 8, 16, 32), "depth": 2, "width": 8},
+    "depth": {"seeds": 2, "steps": 4, "depths": (2, 6), "rates": (0.01,), "width": 8},
+    "signal-propagation": {"seeds": 2, "depth": 6, "nets": 3, "widths": (24, 48)},
+    "ultra-deep": {"seeds": 2, "depth": 20, "width": 8, "steps": 4, "rates": (0.001,), "skip_rates": (0.01,)},
+}
+
+
+def test_every_study_is_tried():
+    assert {study.name for study in STUDIES} == set(TINY)
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_a_tiny_run_is_a_valid_result(name):
+    torch.manual_seed(7)
+    study, told = find(name)(**TINY[name]), []
+    before = torch.get_rng_state()
+    result = study.run(lambda stage, fraction: told.append((stage, fraction)))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert told and all(stage and 0 <= fraction <= 1 for stage, fraction in told)
+    assert [f for _, f in told] == sorted(f for _, f in told)
+    assert result.claims and result.figures and result.seeds == 2
+    for claim in result.claims:
+        assert isinstance(claim.verdict, Verdict) and claim.statement.endswith(".") and claim.source and claim.rule
+        assert claim.measured and claim.because
+        for interval in claim.measured.values():
+            assert not interval.low > interval.value and not interval.value > interval.high
+    for figure in result.figures:
+        assert figure.title and figure.x_label and figure.y_label
+        for series in figure.series:
+            assert len(series.x) == len(series.y) > 0
+            assert all(math.isfinite(v) for v in series.y)
+    content = result.to_json()
+    again = study.run().to_json()
+    for one in (content, again):
+        json.dumps(one, allow_nan=False)
+        one.pop("seconds")
+    assert content == again
+    page = render([{**content, "seconds": 1.0}])
+    assert page.count("<polyline") >= len(result.figures)
+    assert all(claim.verdict.value in page for claim in result.claims)
+
+
+def test_bad_names_and_seeds():
+    with pytest.raises(UsageError, match="there are normalisation"):
+        steepest.study("nonsense")
+    with pytest.raises(UsageError, match="two seeds"):
+        steepest.study("depth", seeds=1)
