@@ -15,7 +15,6 @@ DOCS_STAMP := $(VENV)/.steepest-docs-installed
 <<<<<<< HEAD
 .PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-overhead bench-curvature bench-diagnosis bench-fixes bench-distributed docs clean
 =======
-.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-overhead bench-diagnosis docs clean
 >>>>>>> watch
 
 help: ## list the targets
@@ -78,15 +77,10 @@ bench-diagnosis: $(STAMP) ## root causes found, missed and imagined, over folder
 
 bench-overhead: $(STAMP) ## time of a training step with the default probes over one without, paired
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py -o benchmarks/results/overhead.md
+
 bench-distributed: $(STAMP) ## speed-up against workers and staleness, in the simulator
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distributed.py --jobs $(JOBS) -o benchmarks/results
 =======
-bench-overhead: $(STAMP) ## time of a training step with the default probes over one without, paired
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py -o benchmarks/results/overhead.md
-
-bench-diagnosis: $(STAMP) ## root causes found, missed and imagined, over folders of faulty and healthy scripts
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/diagnosis.py -o benchmarks/results/diagnosis.md
->>>>>>> watch
 
 $(PEERS)/.installed: benchmarks/peers.txt
 	"$(PYTHON)" -m venv $(PEERS)
