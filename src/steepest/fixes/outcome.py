@@ -127,7 +127,7 @@ def compare(before: Outcome, after: Outcome, other_loss: bool) -> Verdict | None
         ),
         ("squared error in training", before.error, after.error, 2 * LEAST * abs(before.error)),
     ):
-        if metric == "training loss" and other_loss:
+        if other_loss == (metric == "training loss") or (metric == "squared error in training" and before.accuracy == before.accuracy):
             continue
         if b == b and (a == a or not before.finite):
             least = 0.0 if metric == "accuracy in training" else LEAST * abs(a)
