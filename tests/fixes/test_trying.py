@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+import steepest
+from steepest import api
+from steepest.cli.diagnose import show
 from steepest.fixes import Limits, Surroundings, rerun, try_fixes, trying
 from steepest.fixes.intervention import Intervention
 from steepest.fixes.outcome import Outcome, compare
@@ -72,6 +75,18 @@ def test_only_the_fix_that_helped_is_recommended(script: Path, monkeypatch: pyte
     assert attempts[1].output.startswith("final loss=")
 
 
+def test_trials_in_the_diagnosis_of_a_script(script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    planned(monkeypatch, {Cause.LR_TOO_LOW: (ScaleRate(30.0),)})
+    monkeypatch.setattr(api, "judge", lambda run: (finding(Cause.LR_TOO_LOW), finding(Cause.BAD_LABELS)))
+    found = steepest.diagnose(script, ["0.003"], try_fixes=True)
+    trial = found.to_json()["findings"][0]["trial"]
+    assert trial["helped"] and trial["metric"] == "training loss" and trial["after"] < trial["before"]
+    show(found)
+    said = capsys.readouterr().err
+    assert "tried: the step size times 30: training loss" in said and "it helped: recommended" in said
+    assert "not tried: no hook can mend labels" in said
+
+
 def test_a_rerun_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     slow = tmp_path / "slow.py"
     slow.write_text("import time\ntime.sleep(600)\n", encoding="utf-8")
@@ -101,7 +116,7 @@ def ended(**values: float) -> Outcome:
         (ended(loss=1.0, noise=0.3), ended(loss=0.5, noise=0.3), False, "training loss", False),
         (ended(loss=1.0), ended(loss=0.97), False, "training loss", False),
         (ended(loss=math.nan, finite=False), ended(loss=0.5), False, "training loss", True),
-        (ended(loss=1.0), ended(loss=math.nan, finite=False), False, None, False),
+        (ended(loss=1.0), ended(loss=math.nan, finite=False), False, "training loss", False),
         (ended(loss=1.0, accuracy=0.5, count=99), ended(loss=9.0, accuracy=0.9, count=99), True, "accuracy in training", True),
         (ended(loss=1.0, accuracy=0.5, count=99), ended(loss=9.0, accuracy=0.6, count=99), True, "accuracy in training", False),
         (ended(loss=1.0), ended(loss=0.1), True, None, False),

@@ -101,6 +101,8 @@ def compare(before: Outcome, after: Outcome, other_loss: bool) -> Verdict | None
         The verdict; None where the runs have nothing in common that could be compared.
     """
     aside = "" if other_loss or before.loss != before.loss else f"training loss {before.loss:.4g} -> {after.loss:.4g}"
+    if not after.finite and not other_loss:
+        return Verdict("training loss", before.loss, after.loss, False)
     worse = False
     verdicts = []
     a, b = before.held_accuracy, after.held_accuracy
