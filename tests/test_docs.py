@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
-FOLDER = Path(__file__).resolve().parents[1] / "docs"
-DOCS = [FOLDER / name for name in ("quickstart.md", "diagnosis.md", "optimizers.md", "distributed.md")]
+DOCS = [FOLDER / name for name in ("quickstart.md", "diagnosis.md", "optimizers.md", "distributed.md", "race.md")]
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda p: p.name)
 def test_python_blocks_run(page):
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
     assert blocks
+    names: dict = {}
     for block in blocks:
-        exec(compile(block, str(page), "exec"), {})
+        exec(compile(block, str(page), "exec"), names)

@@ -2,7 +2,8 @@
 
 ``steepest.bound(model, sample=x)`` brackets a constant, ``steepest.check(certificate, model)`` verifies one, and
 ``steepest.audit()`` does the whole job. ``with steepest.watch() as run`` observes training, ``steepest.diagnose(script)`` says what is
-wrong with it; see ``steepest.api``. Names load on first use, so that the checker alone needs no torch.
+wrong with it, ``steepest.race(task)`` compares descent methods; see ``steepest.api``. Names load on first use, so that the checker alone
+needs no torch.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
     from steepest.api import bound as bound
     from steepest.api import check as check
     from steepest.api import diagnose as diagnose
+    from steepest.api import race as race
     from steepest.api import study as study
     from steepest.api import watch as watch
     from steepest.results import Bracket as Bracket
     from steepest.results import Domain as Domain
 
 __version__ = "0.1.0"
-__all__ = ["Bracket", "Domain", "__version__", "audit", "bound", "check", "diagnose", "study", "watch"]
+__all__ = ["Bracket", "Domain", "__version__", "audit", "bound", "check", "diagnose", "race", "study", "watch"]
 
 _HOMES = {
     "audit": "steepest.api",
@@ -31,6 +33,7 @@ _HOMES = {
     "check": "steepest.api",
     "diagnose": "steepest.api",
     "study": "steepest.api",
+    "race": "steepest.api",
     "watch": "steepest.api",
     "Bracket": "steepest.results",
     "Domain": "steepest.results",

@@ -1,4 +1,4 @@
-"""The verbs in Python: bound, check, audit, watch, diagnose, study."""
+"""The verbs in Python: bound, check, audit, watch, diagnose, study, race."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from steepest.numerics.device import require_device
 from steepest.proofs.certificate import load_certificate
 from steepest.proofs.check import Verdict
 from steepest.proofs.check import check as check_against
+from steepest.race.race import race as race
 from steepest.results import Bracket, Domain, StudyResult
 from steepest.results.diagnosis import Diagnosis, Ending
 from steepest.results.domain import NORM_NAMES, norm_from_name

@@ -14,6 +14,7 @@ from steepest.cli.bound import bound
 from steepest.cli.check import check
 from steepest.cli.diagnose import diagnose
 from steepest.cli.explain import explain
+from steepest.cli.race import race
 from steepest.cli.report import report
 from steepest.cli.study import study
 from steepest.errors import SoundnessError, SteepestError
@@ -31,6 +32,7 @@ app.command()(bound)
 app.command()(check)
 app.command()(explain)
 app.command()(diagnose)
+app.command()(race)
 app.command()(report)
 app.command()(study)
 

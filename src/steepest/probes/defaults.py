@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from steepest.probes.curvature import Curvature
-from steepest.probes.noise import GradientNoise
 from steepest.probes.finite import FiniteProbe
 from steepest.probes.fit import FitProbe
 from steepest.probes.inputs import InputProbe
 from steepest.probes.leak import LeakProbe
 from steepest.probes.losses import LossProbe
 from steepest.probes.modes import ModeProbe
+from steepest.probes.noise import GradientNoise
 from steepest.probes.parameters import ParameterProbe
 from steepest.probes.probe import Probe
 from steepest.probes.reachable import ReachableProbe
@@ -36,5 +36,5 @@ def default_probes() -> tuple[Probe, ...]:
 
 
 def curvature_probes() -> tuple[Probe, ...]:
-    """Fresh probes of the Hessian's largest eigenvalue and of the gradient noise scale: asked for, since each takes some percent of a run."""
+    """Fresh probes of the Hessian's largest eigenvalue and of the gradient noise scale: asked for, each takes some percent of a run."""
     return (Curvature(), GradientNoise())

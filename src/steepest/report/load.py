@@ -8,7 +8,7 @@ from typing import Any
 
 from steepest.errors import ModelError
 
-FORMATS = ("steepest-audit/1", "steepest-bracket/1", "steepest-diagnosis/1", "steepest-study/1")
+FORMATS = ("steepest-audit/1", "steepest-bracket/1", "steepest-diagnosis/1", "steepest-race/1", "steepest-study/1")
 
 
 def load_result(path: Path) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from steepest.report import charts
-from steepest.report.sections import bracket, diagnosis, study
+from steepest.report.sections import bracket, diagnosis, race, study
 
 _ARTICLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
     "steepest-audit/1": ("bracket.html", bracket.article),
     "steepest-bracket/1": ("bracket.html", bracket.article),
     "steepest-diagnosis/1": ("diagnosis.html", diagnosis.article),
     "steepest-study/1": ("study.html", study.article),
+    "steepest-race/1": ("race.html", race.article),
 }
 
 

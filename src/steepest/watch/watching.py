@@ -6,6 +6,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 from steepest.errors import UsageError
+from steepest.monitors.observed import AdamTypeProbe
 from steepest.probes.defaults import default_probes
 from steepest.probes.probe import Probe
 from steepest.watch.hooks import Hooks
@@ -25,7 +26,7 @@ def watch(probes: Sequence[Probe] | None = None, *, schedule: Schedule | None = 
     of ``run.notes``, never an error of the training.
 
     Args:
-        probes: what is asked; by default ``steepest.probes.defaults.default_probes()``, which cost at most 1.2x a step together.
+        probes: what is asked; by default ``steepest.probes.defaults.default_probes()`` and the theorem for Adam-type methods, which cost at most 1.2x a step together.
         schedule: which windows between steps are looked at closely.
 
     Yields:
@@ -37,7 +38,7 @@ def watch(probes: Sequence[Probe] | None = None, *, schedule: Schedule | None = 
     if _watching:
         raise UsageError("this is watched already: end the outer steepest.watch() before beginning another")
     run = WatchedRun()
-    observer = Observer(run, default_probes() if probes is None else probes, schedule or Schedule())
+    observer = Observer(run, (*default_probes(), AdamTypeProbe()) if probes is None else probes, schedule or Schedule())
     hooks = Hooks(observer)
     _watching.append(observer)
     try:

@@ -1,0 +1,72 @@
+"""A fixed random subset of the coordinates of an optimizer's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Share:
+    """The coordinates taken of one parameter; None for all of them."""
+
+    parameter: Tensor
+    indices: Tensor | None
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """Those coordinates of a tensor shaped like the parameter, detached, ``[n]``; a copy."""
+        flat = tensor.detach().reshape(-1)
+        return (flat.clone() if self.indices is None else flat.index_select(0, self.indices)).double()
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """``size`` of ``total`` coordinates, uniformly without replacement, the same ones at each step.
+
+    A sum over all coordinates is estimated by ``total / size`` times the sum over the sketch: unbiased, and exact where all are taken.
+    """
+
+    shares: tuple[tuple[Share, ...], ...]
+    size: int
+    total: int
+
+    @staticmethod
+    def of(groups: Sequence[Sequence[Tensor]], size: int, seed: int = 0) -> Sketch:
+        """A sketch of groups of real parameters. Draws from a generator of its own."""
+        total = sum(p.numel() for group in groups for p in group)
+        size = min(size, total)
+        chosen = None
+        if size < total:
+            # Distinct after unique: a few fewer than asked for, where the share is large.
+            draws = torch.randint(total, (size,), generator=torch.Generator().manual_seed(seed))
+            chosen = torch.unique(draws)
+            size = len(chosen)
+        shares, start = [], 0
+        for group in groups:
+            own = []
+            for p in group:
+                end = start + p.numel()
+                if chosen is None:
+                    own.append(Share(p, None))
+                else:
+                    inside = chosen[(chosen >= start) & (chosen < end)] - start
+                    if len(inside):
+                        own.append(Share(p, inside.to(p.device)))
+                start = end
+            shares.append(tuple(own))
+        return Sketch(tuple(shares), size, total)
+
+    @property
+    def scale(self) -> float:
+        """What sums over the sketch are multiplied by."""
+        return self.total / max(self.size, 1)
+
+
+def gather(shares: Sequence[Share], of: Callable[[Tensor], Tensor | None]) -> Tensor:
+    """The sketch of a tensor per parameter, concatenated; zeros where a parameter has none."""
+    parts = [share.take(share.parameter.new_zeros(share.parameter.shape) if (t := of(share.parameter)) is None else t) for share in shares]
+    device = parts[0].device
+    return torch.cat([p if p.device == device else p.to(device) for p in parts])
