@@ -77,8 +77,6 @@ bench-overhead: $(STAMP) ## time of a training step with the default probes over
 bench-distributed: $(STAMP) ## speed-up against workers and staleness, in the simulator
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distributed.py --jobs $(JOBS) -o benchmarks/results
 
-
-
 $(PEERS)/.installed: benchmarks/peers.txt
 	"$(PYTHON)" -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install $(PIP_FLAGS) -r benchmarks/peers.txt

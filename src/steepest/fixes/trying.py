@@ -161,25 +161,39 @@ def try_fixes(
             progress(_said(tried[intervention]))
         return tried[intervention]
 
-    # One run is kept for the best of two together, where each finding has had its turn before.
-    together = int(1 < sum(map(bool, plans)) < limits.runs)
-    for turn in range(max((len(p) for p in plans), default=0)):
-        for number, plan in enumerate(plans):
-            if turn and any(_cured(attempts) for attempts in mine):
-                break
-            if turn < len(plan) and (plan[turn] in tried or len(tried) < limits.runs - together):
-                mine[number].append(run(plan[turn]))
-    best = [max((a for a in attempts if a.outcome is not None), key=_worth, default=None) for attempts in mine]
-    pair = [(n, a.intervention) for n, a in enumerate(best) if a is not None and a.intervention is not None][:2]
-    if len(pair) == 2 and pair[0][1] != pair[1][1] and len(tried) < limits.runs and not any(_cured(m) for m in mine):
-        both = run(Several((pair[0][1], pair[1][1])))
-        mine[pair[0][0]].append(both)
+    try:
+        _try_in_turn(plans, mine, run, tried, limits.runs)
+    except KeyboardInterrupt:
+        progress("interrupted: no more fixes are tried")
     judged = tuple(replace(f, trial=_trial(f.cause, attempts)) for f, attempts in zip(findings, mine, strict=True))
     severities = list(dict.fromkeys(f.severity for f in judged))
     ranked = sorted(
         judged, key=lambda f: (severities.index(f.severity), f.trial is not None and f.trial.after is not None and not f.trial.helped)
     )
     return tuple(ranked), tuple(tried.values())
+
+
+def _try_in_turn(
+    plans: Sequence[Sequence[Intervention]],
+    mine: list[list[Attempt]],
+    run: Callable[[Intervention], Attempt],
+    tried: dict[Intervention, Attempt],
+    runs: int,
+) -> None:
+    """The first fix of each finding; where none of these cured the run, the second ones, and so on; at last the best of two together."""
+    # One run is kept for the best of two together, where each finding has had its turn before.
+    together = int(1 < sum(map(bool, plans)) < runs)
+    for turn in range(max((len(p) for p in plans), default=0)):
+        for number, plan in enumerate(plans):
+            if turn and any(_cured(attempts) for attempts in mine):
+                break
+            if turn < len(plan) and (plan[turn] in tried or len(tried) < runs - together):
+                mine[number].append(run(plan[turn]))
+    best = [max((a for a in attempts if a.outcome is not None), key=_worth, default=None) for attempts in mine]
+    pair = [(n, a.intervention) for n, a in enumerate(best) if a is not None and a.intervention is not None][:2]
+    if len(pair) == 2 and pair[0][1] != pair[1][1] and len(tried) < runs and not any(_cured(m) for m in mine):
+        both = run(Several((pair[0][1], pair[1][1])))
+        mine[pair[0][0]].append(both)
 
 
 def _trial(cause: Cause, attempts: Sequence[Attempt]) -> Trial:
