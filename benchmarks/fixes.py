@@ -65,8 +65,8 @@ def tried(script: Path, seed: int, cache: Path, limit: float) -> dict[str, Any]:
 
 def printed(output: str, metric: str) -> float:
     """The value of a metric in what a script printed; NaN where it is not there."""
-    key = {"test accuracy": "acc", "final training loss": "final loss", "R2": "r2", "val mse": "val mse"}.get(metric, metric)
-    found = re.findall(rf"{re.escape(key)}\s*=?\s*([-+\d.einfa]+)", output, re.IGNORECASE)
+    names = {"test accuracy": "acc", "final training loss": "final loss", "R2": "r2", "held-out mse": "held-out (?:mse|error)"}
+    found = re.findall(rf"{names.get(metric, re.escape(metric))}\s*=?\s*([-+\d.einfa]+)", output, re.IGNORECASE)
     return float(found[-1]) if found else math.nan
 
 
