@@ -12,7 +12,7 @@ DOCS_STAMP := $(VENV)/.steepest-docs-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-overhead bench-curvature bench-diagnosis bench-distributed docs clean
+.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-overhead bench-curvature bench-diagnosis bench-fixes bench-distributed docs clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench-scaling: $(STAMP) ## time of the bounds against neurons and against depth
 bench-curvature: $(STAMP) $(PEERS)/.curvature-installed ## the largest Hessian eigenvalue beside curvlinops with eigsh
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/curvature.py --peers $(PEERS)/bin/python -o benchmarks/results/curvature.md
 
+bench-fixes: $(STAMP) ## how much of the gap to the repaired scripts the recommended fixes close
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fixes.py -o benchmarks/results/fixes.md
+
 bench-regions: $(STAMP) ## bounds over smaller regions of deep networks
 	$(BIN)/python benchmarks/regions.py -o benchmarks/results/regions.md
 
@@ -70,13 +73,9 @@ bench-diagnosis: $(STAMP) ## root causes found, missed and imagined, over folder
 
 bench-overhead: $(STAMP) ## time of a training step with the default probes over one without, paired
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py -o benchmarks/results/overhead.md
+
 bench-distributed: $(STAMP) ## speed-up against workers and staleness, in the simulator
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distributed.py --jobs $(JOBS) -o benchmarks/results
-bench-overhead: $(STAMP) ## time of a training step with the default probes over one without, paired
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py -o benchmarks/results/overhead.md
-
-bench-diagnosis: $(STAMP) ## root causes found, missed and imagined, over folders of faulty and healthy scripts
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/diagnosis.py -o benchmarks/results/diagnosis.md
 
 $(PEERS)/.installed: benchmarks/peers.txt
 	"$(PYTHON)" -m venv $(PEERS)

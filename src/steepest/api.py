@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from steepest import fixes
 from steepest.audit import Auditing, AuditResult, Subject
 from steepest.audit import Progress as AuditProgress
 from steepest.bracket import EFFORTS, Bracketing, Effort, Progress
@@ -27,7 +29,7 @@ from steepest.proofs.check import Verdict
 from steepest.proofs.check import check as check_against
 from steepest.race.race import race as race
 from steepest.results import Bracket, Domain, StudyResult
-from steepest.results.diagnosis import Diagnosis
+from steepest.results.diagnosis import Diagnosis, Ending
 from steepest.results.domain import NORM_NAMES, norm_from_name
 from steepest.studies.table import find
 from steepest.watch import watch as watch
@@ -173,12 +175,23 @@ def audit(
     return auditing.run(Subject(loaded.graph, loaded.name, source, batch, labels, data_name))
 
 
-def diagnose(script: str | Path, arguments: Sequence[str] = ()) -> Diagnosis:
+def diagnose(
+    script: str | Path,
+    arguments: Sequence[str] = (),
+    *,
+    try_fixes: bool = False,
+    fix_limit: float | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Diagnosis:
     """Run a training script under observation, as ``python SCRIPT.py`` would run it, and say what is wrong with it.
 
     Args:
         script: a Python file.
         arguments: its command line.
+        try_fixes: run it again, up to six times, each time in a process of its own under an intervention that speaks to a finding, and
+            compare what it reaches. The script does again whatever else it does, such as writing files.
+        fix_limit: seconds that one such run may take; by default 30 and five times what the first run took.
+        progress: told in a line what is tried.
 
     Returns:
         The findings, ranked, with how the script ended. An error of the script's own is shown on stderr, not raised.
@@ -186,9 +199,15 @@ def diagnose(script: str | Path, arguments: Sequence[str] = ()) -> Diagnosis:
     Raises:
         UsageError: for a file that is missing or is no Python, and inside ``watch``.
     """
+    where = fixes.Surroundings(str(script), tuple(arguments))
+    began = time.monotonic()
     ran = run_script(script, arguments)
+    spent = time.monotonic() - began
     run = ran.run
     findings = judge(run) if ran.ending.trained else ()
+    if try_fixes and findings and ran.ending is not Ending.INTERRUPTED:
+        limits = fixes.Limits(seconds=30 + 5 * spent if fix_limit is None else fix_limit)
+        findings, _ = fixes.try_fixes(where, findings, run.measurements(), limits, progress)
     return Diagnosis(
         script=str(script),
         findings=tuple(findings),

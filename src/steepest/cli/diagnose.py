@@ -26,10 +26,19 @@ def diagnose(
     ] = False,
     page: Annotated[Path | None, typer.Option("--page", metavar="PAGE.html", help="write the diagnosis as one HTML page, too")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="exit 1 where a finding is an error and the script itself succeeded")] = False,
+    try_fixes: Annotated[
+        bool,
+        typer.Option("--try-fixes", help="run SCRIPT.py again, with its side effects, under a change for each finding: did it help?"),
+    ] = False,
+    fix_limit: Annotated[
+        float | None,
+        typer.Option("--fix-limit", metavar="S", min=1.0, help="seconds for one such run  [default: 30 and five times the first run]"),
+    ] = None,
 ) -> None:
     """Run SCRIPT.py under observation: what is wrong with its training, with evidence and what to change.
 
     The script runs as under python: its output and its exit code are its own. The findings are printed to stderr when it has ended.
+    With --try-fixes it is run up to six times more, each time in a process of its own whose output is not shown.
     """
     if page is not None:
         # The script may go to another folder, and what cannot be written had better be known before hours of training.
@@ -37,7 +46,7 @@ def diagnose(
         if not page.parent.is_dir():
             raise UsageError(f"there is no folder {page.parent} for the page")
     out = _take_stdout() if as_json else None
-    found = api.diagnose(script, arguments or ())
+    found = api.diagnose(script, arguments or (), try_fixes=try_fixes, fix_limit=fix_limit, progress=_tell)
     if page is not None:
         write_text(page, render([found.to_json()]))
     if out is None:
@@ -67,10 +76,19 @@ def show(found: Diagnosis) -> None:
         console.print(f"   fix: {finding.fix}", markup=False)
         if finding.trial is not None:
             trial = finding.trial
-            said = f"{trial.metric} {trial.before} -> {trial.after}" if trial.after is not None else trial.remark
-            console.print(f"   tried ({trial.intervention}): {said}{', recommended' * trial.helped}", markup=False)
+            said = trial.remark
+            if trial.before is not None and trial.after is not None:
+                aside = f" ({trial.remark})" if trial.remark else ""
+                verdict = "it helped: recommended" if trial.helped else "it did not help"
+                said = f"{trial.metric} {trial.before:.4g} -> {trial.after:.4g}{aside}; {verdict}"
+            console.print(f"   tried: {trial.intervention}: {said}" if trial.intervention else f"   not tried: {said}", markup=False)
     for note in found.notes:
         console.print(f"note: {note}", markup=False)
+
+
+def _tell(text: str) -> None:
+    """Progress on stderr."""
+    print(f"steepest: {text}", file=sys.stderr, flush=True)
 
 
 def _take_stdout() -> TextIO:

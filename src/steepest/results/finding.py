@@ -50,12 +50,12 @@ class Trial:
     """A fix that was tried by running the script again under an intervention.
 
     Args:
-        intervention: what was changed, in words.
+        intervention: what was changed, in words; empty where nothing could be tried, as ``remark`` says.
         before: final value of ``metric`` without the change.
         after: the same with it.
         metric: what was compared, such as ``training loss``.
         helped: whether the change is recommended.
-        remark: why no value could be had, where so.
+        remark: why no value could be had, where so; else the training loss before and after, where another metric decided.
     """
 
     intervention: str

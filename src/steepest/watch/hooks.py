@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -49,6 +49,20 @@ def _blind() -> None:
 
 
 os.register_at_fork(after_in_child=_blind)
+
+
+@contextmanager
+def unwatched() -> Generator[None]:
+    """Inside, no observer sees anything: for what is done to a run from outside and is not part of it."""
+    before = [(observer, observer.seeing) for observer in _attached]
+    for observer, _ in before:
+        observer.seeing = False
+    try:
+        yield
+    finally:
+        for observer, seeing in before:
+            observer.seeing = seeing
+
 
 INVISIBLE = "<steepest importlib._bootstrap>"
 
