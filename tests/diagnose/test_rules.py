@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steepest.diagnose import Case, judge, judge_case
+from steepest.diagnose.rules.loop import broadcast_shape
 from steepest.results.cause import Cause
-from steepest.results.finding import Finding
+from steepest.results.finding import Evidence, Finding
 from steepest.watch import watch
 
 ROWS = 256
@@ -285,3 +287,15 @@ def test_measurements_survive_json_and_give_the_same_findings():
     again = Case.from_json({type(r).__name__: r.to_json() for r in run.measurements()})
     assert judge_case(again) == judge(run)
     assert judge_case(Case()) == ()
+
+
+def test_shapes_that_cannot_be_broadcast_are_no_broadcast():
+    """The shapes of a similarity of two outputs are not those of a prediction and its target."""
+    harm = SimpleNamespace(evidence=lambda: Evidence("skill", 0.0))
+
+    def found(prediction, target):
+        task = SimpleNamespace(broadcast=True, prediction_shape=prediction, target_shape=target, loss="mse_loss")
+        return broadcast_shape(SimpleNamespace(task=task), harm)
+
+    assert found((96, 1), (96,)) is not None and found((96,), (96, 1)) is not None
+    assert found((96, 8), (96,)) is None

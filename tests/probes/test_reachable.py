@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
+import steepest
 from steepest.probes import reachable as module
 from steepest.probes.reachable import bags, reachable
 
@@ -53,3 +55,18 @@ def test_bags_count_each_index():
     assert counts.shape == (2, 3)
     assert counts[0, 1] == 0 and counts[1, 1] > 0
     assert abs(float(counts[0, 2] / counts[1, 2]) - 2) < 1e-9
+
+
+def test_a_reconstruction_has_no_reference():
+    """A kernel method that is shown the answer says nothing of an autoencoder."""
+    torch.manual_seed(3)
+    x = torch.randn(300, 6)
+    for target, known in ((x, False), (x[:, :2] @ torch.randn(2, 6), True)):
+        model = nn.Linear(6, 6)
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        with steepest.watch(probes=(module.ReachableProbe(),)) as run:
+            for part in torch.arange(300).split(30):
+                optimizer.zero_grad()
+                nn.functional.mse_loss(model(x[part]), target[part]).backward()
+                optimizer.step()
+        assert (run.get(module.Reachable) is not None) == known

@@ -26,6 +26,9 @@ def diagnose(
     ] = False,
     page: Annotated[Path | None, typer.Option("--page", metavar="PAGE.html", help="write the diagnosis as one HTML page, too")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="exit 1 where a finding is an error and the script itself succeeded")] = False,
+    curvature: Annotated[
+        bool, typer.Option("--curvature", help="measure the Hessian's largest eigenvalue and the gradient noise scale as well")
+    ] = False,
     try_fixes: Annotated[
         bool,
         typer.Option("--try-fixes", help="run SCRIPT.py again, with its side effects, under a change for each finding: did it help?"),
@@ -46,7 +49,7 @@ def diagnose(
         if not page.parent.is_dir():
             raise UsageError(f"there is no folder {page.parent} for the page")
     out = _take_stdout() if as_json else None
-    found = api.diagnose(script, arguments or (), try_fixes=try_fixes, fix_limit=fix_limit, progress=_tell)
+    found = api.diagnose(script, arguments or (), curvature=curvature, try_fixes=try_fixes, fix_limit=fix_limit, progress=_tell)
     if page is not None:
         write_text(page, render([found.to_json()]))
     if out is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -65,11 +66,16 @@ class LeakProbe(Probe):
             return y
 
         devices = sorted({x.get_device() for x in batched if x.is_cuda})
-        with torch.random.fork_rng(devices):
-            model = copy.deepcopy(event.module).eval()
-            before = _predict(model, event, lambda x: x)
-            # A recurrent net that takes the batch for time passes things on to later rows alone, so both halves are tried.
-            changed = [(_predict(model, event, later), slice(None, half)), (_predict(model, event, earlier), slice(half, None))]
+        model = copy.deepcopy(event.module).eval()
+
+        def predict(change: Callable[[Tensor], Tensor]) -> Tensor | None:
+            # Each pass begins at the same random state: a model that samples gets the same noise for the same place.
+            with torch.random.fork_rng(devices):
+                return _predict(model, event, change)
+
+        before = predict(lambda x: x)
+        # A recurrent net that takes the batch for time passes things on to later rows alone, so both halves are tried.
+        changed = [(predict(later), slice(None, half)), (predict(earlier), slice(half, None))]
         if before is None or before.shape != output.shape:
             return
         spread = float(before.float().std(correction=0))
@@ -82,10 +88,9 @@ class LeakProbe(Probe):
         return self.found
 
 
-def _predict(model: torch.nn.Module, event: Forward, change: object) -> Tensor | None:
+def _predict(model: torch.nn.Module, event: Forward, change: Callable[[Tensor], Tensor]) -> Tensor | None:
     from steepest.probes.events import prediction_of
 
-    assert callable(change)
     args = tuple(change(a) if isinstance(a, Tensor) else a for a in event.args)
     kwargs = {k: change(v) if isinstance(v, Tensor) else v for k, v in event.kwargs.items()}
     return prediction_of(model(*args, **kwargs))

@@ -74,6 +74,9 @@ class ReachableProbe(Probe):
         if rows is None or len(rows[0]) < SMALLEST or not bool(torch.isfinite(rows[0].double()).all()):
             return None
         x, y = rows
+        # A kernel method that is shown the answer is no measure of a network that has to squeeze it through a bottleneck.
+        if y.is_floating_point() and x.flatten(1).shape == y.shape and torch.equal(x.flatten(1).to(y.dtype), y):
+            return None
         if self.tokens and len(x) < FEWEST_TOKENS:
             return None
         return reachable(bags(x) if self.tokens else x.double(), y)

@@ -44,7 +44,11 @@ class ScriptRun:
 
 
 def run_script(
-    script: str | Path, arguments: Sequence[str] = (), probes: Sequence[Probe] | None = None, schedule: Schedule | None = None
+    script: str | Path,
+    arguments: Sequence[str] = (),
+    probes: Sequence[Probe] | None = None,
+    schedule: Schedule | None = None,
+    curvature: bool = False,
 ) -> ScriptRun:
     """Run a script as ``__main__`` in this process, with its own ``sys.argv`` and ``sys.path[0]``, and watch what it trains.
 
@@ -54,7 +58,7 @@ def run_script(
     Args:
         script: a Python file.
         arguments: its command line.
-        probes, schedule: as in ``watch``.
+        probes, schedule, curvature: as in ``watch``.
 
     Raises:
         UsageError: for a file that is missing or is no Python.
@@ -71,7 +75,7 @@ def run_script(
     )
     _modules.append(main)
     process = os.getpid()
-    with watch(probes, schedule=schedule) as run, _as_main(main, path, arguments):
+    with watch(probes, schedule=schedule, curvature=curvature) as run, _as_main(main, path, arguments):
         error: BaseException | None = None
         try:
             exec(code, main.__dict__)

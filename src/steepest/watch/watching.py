@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from steepest.errors import UsageError
 from steepest.monitors.observed import AdamTypeProbe
-from steepest.probes.defaults import default_probes
+from steepest.probes.defaults import curvature_probes, default_probes
 from steepest.probes.probe import Probe
 from steepest.watch.hooks import Hooks
 from steepest.watch.observer import Observer
@@ -18,7 +18,7 @@ _watching: list[Observer] = []
 
 
 @contextmanager
-def watch(probes: Sequence[Probe] | None = None, *, schedule: Schedule | None = None) -> Generator[WatchedRun]:
+def watch(probes: Sequence[Probe] | None = None, *, schedule: Schedule | None = None, curvature: bool = False) -> Generator[WatchedRun]:
     """Observe all training in a block, without changing a number in it.
 
     Everything that torch trains while the block runs is seen, in any thread: models, optimizers, losses, data loaders. Losses, random
@@ -29,6 +29,8 @@ def watch(probes: Sequence[Probe] | None = None, *, schedule: Schedule | None = 
         probes: what is asked; by default ``default_probes()`` and the theorem for Adam-type methods, at most 1.2x a step
             together.
         schedule: which windows between steps are looked at closely.
+        curvature: also measure the Hessian's largest eigenvalue, beside the optimizer's edge of stability, and the gradient noise scale, as
+            often as some percent of the run's time allow.
 
     Yields:
         The run, filled as it goes and final after the block: ``losses``, ``steps``, ``measurements()``, ``notes``.
@@ -39,7 +41,8 @@ def watch(probes: Sequence[Probe] | None = None, *, schedule: Schedule | None = 
     if _watching:
         raise UsageError("this is watched already: end the outer steepest.watch() before beginning another")
     run = WatchedRun()
-    observer = Observer(run, (*default_probes(), AdamTypeProbe()) if probes is None else probes, schedule or Schedule())
+    asked = (*default_probes(), AdamTypeProbe()) if probes is None else tuple(probes)
+    observer = Observer(run, (*asked, *curvature_probes()) if curvature else asked, schedule or Schedule())
     hooks = Hooks(observer)
     _watching.append(observer)
     try:

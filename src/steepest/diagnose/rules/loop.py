@@ -22,7 +22,9 @@ def broadcast_shape(case: Case, harm: Harm) -> Finding | None:
     joint = [max(i, j) for i, j in zip(*wide, strict=True)]
     # Both are stretched, so that no entry meets its own target; of a loss written by hand only the square that came of it is known.
     square = len(b) == 2 and b[0] == b[1] > 1 and a in ((b[0], 1), (b[0],))
-    if square or all(list(w) != joint for w in wide):
+    # Shapes that torch would refuse to broadcast are those of something else, such as a similarity of two outputs.
+    fits = all(i == j or 1 in (i, j) for i, j in zip(*wide, strict=True))
+    if square or (fits and all(list(w) != joint for w in wide)):
         return finding(
             Cause.BROADCAST_SHAPE,
             0.99,
