@@ -140,7 +140,7 @@ def test_an_interrupted_race_goes_on(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_cluster_survives_the_death_of_a_worker(tmp_path, at_home, monkeypatch):
-    distributed = pytest.importorskip("distributed")
+    distributed = pytest.importorskip("dask.distributed")
     from steepest.race.runner import cluster
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))

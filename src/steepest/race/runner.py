@@ -33,7 +33,7 @@ def cluster(address: str) -> Callable[[], Executor]:
     Raises:
         UsageError: without the extra ``cluster``, or where nobody answers.
     """
-    distributed = require_extra("distributed", "cluster")
+    distributed = require_extra("dask.distributed", "cluster")
 
     def connect() -> Executor:
         try:
