@@ -77,7 +77,7 @@ def test_what_comes_from_the_run_is_escaped():
     fragment = diagnosis_fragment(_diagnosis(HIGH, DEAD))
     for text in ("<rule>", "<fc1>", "<b>compiled"):
         assert text not in fragment
-    assert "&lt;fc1&gt;" in fragment and "tells from 0.1" in fragment and "inf" in fragment
+    assert "&lt;fc1&gt;" in fragment and "threshold 0.1" in fragment and "inf" in fragment
 
 
 def test_a_healthy_run_and_one_that_never_trained():

@@ -72,7 +72,7 @@ def show(found: Diagnosis) -> None:
         console.print(f"\n{number}. {finding.cause.value} ({finding.severity.value}): {finding.cause.sentence}", markup=False)
         for evidence in finding.evidence:
             value = f"{evidence.value:.4g}" if isinstance(evidence.value, float) else str(evidence.value)
-            limit = "" if evidence.threshold is None else f" (from {evidence.threshold:.4g} on it tells)"
+            limit = "" if evidence.threshold is None else f" (threshold {evidence.threshold:.4g})"
             where = f" at {evidence.where}" if evidence.where else ""
             source = f" [{evidence.source}]" if evidence.source else ""
             console.print(f"   - {evidence.quantity}{where}: {value}{limit}{source}", markup=False)

@@ -53,7 +53,7 @@ def diagnosis_fragment(diagnosis: Mapping[str, Any]) -> str:
 
 def _evidence(evidence: Mapping[str, Any]) -> str:
     where = f" at {evidence['where']}" if evidence["where"] else ""
-    limit = "" if evidence["threshold"] is None else f" (tells from {_short(evidence['threshold'])})"
+    limit = "" if evidence["threshold"] is None else f" (threshold {_short(evidence['threshold'])})"
     return f"{evidence['quantity']}{where}: {_short(evidence['value'])}{limit}"
 
 
