@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
@@ -13,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steepest.diagnose import Case, judge, judge_case
-from steepest.diagnose.rules.loop import broadcast_shape
+from steepest.diagnose.rules.descent import too_few_steps
+from steepest.diagnose.rules.loop import broadcast_shape, wrong_mode
+from steepest.diagnose.rules.signal import depth_degradation
 from steepest.results.cause import Cause
 from steepest.results.finding import Evidence, Finding
 from steepest.watch import watch
@@ -299,3 +302,31 @@ def test_shapes_that_cannot_be_broadcast_are_no_broadcast():
 
     assert found((96, 1), (96,)) is not None and found((96,), (96, 1)) is not None
     assert found((96, 8), (96,)) is None
+
+
+def _harm(**known):
+    """An outcome that hurts nobody, but for what is said."""
+    base = {"clear": False, "mild": False, "diverged": False, "adversarial": False, "reference": math.nan, "left": 0.0, "falling": 0.0}
+    return SimpleNamespace(**(base | {"train_shortfall": 0.0, "evidence": lambda: Evidence("skill", 0.0)} | known))
+
+
+@pytest.mark.parametrize(("depth", "mild", "found"), [(24, True, True), (24, False, False), (12, True, False)])
+def test_twenty_plain_layers_are_told_where_they_hurt_a_little(depth, mild, found):
+    case = SimpleNamespace(signals=SimpleNamespace(recurrent=False, depth=depth, short_depth=depth))
+    assert (depth_degradation(case, _harm(mild=mild)) is not None) == found
+
+
+@pytest.mark.parametrize(("left", "falling", "found"), [(0.8, 10.0, True), (0.3, 10.0, False), (0.8, 1.0, False)])
+def test_a_loss_that_has_hardly_begun_to_fall_needs_no_reference(left, falling, found):
+    case = SimpleNamespace(steps=SimpleNamespace(main=SimpleNamespace(update=1.0)), losses=SimpleNamespace(steps=300))
+    assert (too_few_steps(case, _harm(left=left, falling=falling)) is not None) == found
+
+
+@pytest.mark.parametrize(("in_train", "found"), [(20, True), (15, False)])
+def test_evaluations_that_nobody_scores_count_where_there_are_no_others(in_train, found):
+    modes = SimpleNamespace(
+        mode_matters=True, train_in_eval=0, train_calls=50, last_eval_in_train=True, eval_in_train=in_train, eval_calls=20
+    )
+    modes.largest_dropout, modes.batch_norms, modes.dropouts = 0.4, 2, 1
+    case = SimpleNamespace(modes=modes, fit=SimpleNamespace(held=()))
+    assert (wrong_mode(case, _harm()) is not None) == found

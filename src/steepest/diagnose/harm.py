@@ -15,6 +15,13 @@ MILD, CLEAR = 0.1, 0.25
 """Shortfalls from which on a run counts as mildly and as clearly worse than it could be; fitted, see docs/judgement.md."""
 
 
+def fits(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Whether torch would broadcast the shapes; those that it would refuse are not those of a prediction and its target."""
+    rank = max(len(a), len(b))
+    wide = [(1,) * (rank - len(s)) + s for s in (a, b)]
+    return all(i == j or 1 in (i, j) for i, j in zip(*wide, strict=True))
+
+
 @dataclass(frozen=True)
 class Harm:
     """The outcome of a run, as pure numbers.
@@ -72,7 +79,7 @@ class Harm:
         final = fit.final
         if final.accuracy == final.accuracy and self.chance < 1:
             return (final.accuracy - self.chance) / (1 - self.chance)
-        if task.loss in POINTWISE and task.kind in ("continuous", "integers"):
+        if task.loss in POINTWISE and task.kind in ("continuous", "integers") and fits(task.prediction_shape, task.target_shape):
             variance = task.trivial if task.loss == "mse_loss" and task.reduction == "mean" and task.trivial > 0 else task.std**2
             return 1 - final.error / variance if variance > 0 else math.nan
         return math.nan

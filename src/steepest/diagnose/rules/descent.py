@@ -155,7 +155,11 @@ def lr_too_low(case: Case, harm: Harm) -> Finding | None:
 def too_few_steps(case: Case, harm: Harm) -> Finding | None:
     """A loss that still falls when training ends."""
     main = None if case.steps is None else case.steps.main
-    if main is None or case.losses is None or not harm.clear or harm.diverged or harm.adversarial or harm.train_shortfall < 0.1:
+    if main is None or case.losses is None or harm.diverged or harm.adversarial:
+        return None
+    # Where nothing is known of what can be reached, most of the loss of a constant answer being left stands for the harm.
+    unsettled = harm.reference != harm.reference and harm.left > 0.5 and harm.falling >= 5
+    if not unsettled and not (harm.clear and harm.train_shortfall >= 0.1):
         return None
     if harm.falling < 5 and not (case.losses.steps <= 150 and harm.left > 0.5 and main.update < 1e-2):
         return None

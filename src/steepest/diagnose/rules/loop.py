@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from steepest.diagnose.case import Case
-from steepest.diagnose.harm import Harm
+from steepest.diagnose.harm import Harm, fits
 from steepest.diagnose.rules.common import Rule, finding
 from steepest.results.cause import Cause
 from steepest.results.finding import Evidence, Finding
@@ -23,8 +23,7 @@ def broadcast_shape(case: Case, harm: Harm) -> Finding | None:
     # Both are stretched, so that no entry meets its own target; of a loss written by hand only the square that came of it is known.
     square = len(b) == 2 and b[0] == b[1] > 1 and a in ((b[0], 1), (b[0],))
     # Shapes that torch would refuse to broadcast are those of something else, such as a similarity of two outputs.
-    fits = all(i == j or 1 in (i, j) for i, j in zip(*wide, strict=True))
-    if square or (fits and all(list(w) != joint for w in wide)):
+    if square or (fits(a, b) and all(list(w) != joint for w in wide)):
         return finding(
             Cause.BROADCAST_SHAPE,
             0.99,
@@ -87,7 +86,8 @@ def wrong_mode(case: Case, harm: Harm) -> Finding | None:
             Evidence("share of training passes in evaluation mode", trained, 0.5, source),
             harm.evidence(),
         )
-    scored = case.fit is not None and bool(case.fit.held)
+    # Calls without gradients are evaluations where they are scored, or where there never were any others.
+    scored = (case.fit is not None and bool(case.fit.held)) or modes.eval_in_train == modes.eval_calls >= 5
     if modes.last_eval_in_train and modes.eval_in_train > 0.5 * modes.eval_calls and scored and not harm.adversarial:
         return finding(
             Cause.WRONG_MODE,

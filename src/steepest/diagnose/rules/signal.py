@@ -14,7 +14,7 @@ from steepest.results.cause import Cause
 from steepest.results.finding import Evidence, Finding
 
 GLOROT = "Glorot & Bengio 2010, sections 2.3 and 3"
-DEEP = 10
+DEEP, VERY_DEEP = 10, 20
 
 
 def vanishing_gradient(case: Case, harm: Harm) -> Finding | None:
@@ -193,11 +193,14 @@ def bad_init(case: Case, harm: Harm) -> Finding | None:
 def depth_degradation(case: Case, harm: Harm) -> Finding | None:
     """Many layers in a row without a way around them."""
     s = case.signals
-    if s is None or not harm.clear or s.recurrent or s.depth < DEEP or s.short_depth < 0.5 * s.depth:
+    if s is None or s.recurrent or s.depth < DEEP or s.short_depth < 0.5 * s.depth:
+        return None
+    # From twenty layers on, without any way around, a mild harm is what is to be expected.
+    if not harm.clear and not (harm.mild and s.depth >= VERY_DEEP and s.short_depth >= 0.9 * s.depth):
         return None
     return finding(
         Cause.DEPTH_DEGRADATION,
-        0.93 if s.depth >= 2 * DEEP else 0.8,
+        0.93 if s.depth >= VERY_DEEP else 0.8,
         "Add identity skip connections around pairs of layers, or use fewer layers.",
         Evidence(
             "weighted layers in a row",
