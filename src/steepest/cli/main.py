@@ -21,7 +21,7 @@ from steepest.errors import SoundnessError, SteepestError
 
 app = typer.Typer(
     name="steepest",
-    help="How steep is a network? Proven brackets of Lipschitz constants, certified radii, certificates anyone can check.",
+    help="How steep is a network, and how do you descend it? Proven Lipschitz brackets, diagnosis of training, descent methods compared.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
