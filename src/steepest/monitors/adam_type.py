@@ -56,7 +56,7 @@ class AdamTypeMonitor:
         self,
         optimizer: Optimizer,
         *,
-        coordinates: int = 1024,
+        coordinates: int = 512,
         dense: int = 256,
         smoothness: float = 0.0,
         clipped: bool = False,
