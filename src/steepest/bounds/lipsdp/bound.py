@@ -30,9 +30,8 @@ from steepest.results import Domain, Step, UpperBound
 WIDER = 1.02
 """The interior point starts this much inside: close to where the first-order steps ended, with room to move."""
 
-
 SOON = 0.02
-"""Seconds."""
+"""Seconds of an interior-point iteration below which it begins at an even start, without looking for LipLT's."""
 
 WARM_RATE = 0.03
 """Of the first-order method where it begins from multipliers that are good already."""
@@ -158,7 +157,7 @@ class LipSDP:
             first = exact
             if single or self.device != "cpu":
                 first = Propagation(moved(system, self.device), torch.float32 if single else torch.float64)
-            # Where an iteration of the interior point takes less than finding LipLT's norms, it may as well begin anywhere.
+            # LipLT's norms would take longer than the iterations they save.
             start, rate = (even(system), RATE) if program is not None and _seconds(program) < SOON else self._start(first)
             found = minimise(first, self.deadline, seen, rate, self.steps, reserve, enough, start)
         if found is None:
