@@ -139,6 +139,11 @@ class Elementwise(Operator):
     def slopes(self, x: Interval) -> Interval:
         """Encloses every Clarke derivative over the set, entrywise, rounded outwards."""
 
+    @property
+    def kinks(self) -> tuple[float, ...] | None:
+        """Where the slope changes, for a function that is linear in between; None for any other."""
+        return None
+
     def soft_derivative(self, x: Tensor, sharpness: float) -> Tensor:
         """The slope with kinks smoothed at the scale of the layer, for searches; the slope itself where there is none."""
         del sharpness

@@ -30,6 +30,11 @@ class LeakyRelu(Elementwise):
     code: ClassVar[str] = "leaky_relu"
     slope: Tensor
 
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        """Zero."""
+        return (0.0,)
+
     def evaluate(self, *xs: Tensor) -> Tensor:
         """The activation."""
         return torch.where(xs[0] > 0, xs[0], self.slope.to(xs[0].dtype) * xs[0])
@@ -77,6 +82,11 @@ class Clamp(Elementwise):
     code: ClassVar[str] = "clamp"
     low: float | None
     high: float | None
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        """The ends that are there."""
+        return tuple(end for end in (self.low, self.high) if end is not None)
 
     def evaluate(self, *xs: Tensor) -> Tensor:
         """The clamp."""

@@ -39,8 +39,12 @@ def enclose_ball(graph: Graph, centre: Tensor, radius: Tensor, p: float) -> list
         p: 1, 2 or inf.
     """
     reach = radius.reshape(*radius.shape, *[1] * len(graph.input_shape)).expand(centre.shape)
-    box = Interval.outward(centre - reach, centre + reach)
-    if p == math.inf:
+    return enclose_region(graph, Interval.outward(centre - reach, centre + reach), centre, radius, p)
+
+
+def enclose_region(graph: Graph, box: Interval, centre: Tensor | None, radius: Tensor | None, p: float) -> list[Interval]:
+    """The same over the common part of boxes ``[*lead, *input_shape]`` and balls, where there are any."""
+    if p == math.inf or centre is None or radius is None:
         return graph.enclose(box)
     values = [box]
     moved: dict[int, tuple[Interval, Tensor]] = {0: (Interval.point(centre), torch.ones(graph.input_shape, dtype=torch.float64))}
