@@ -58,6 +58,18 @@ class Operator(ABC):
         """
 
     @abstractmethod
+    def push(self, directions: tuple[Tensor, ...], *xs: Interval) -> Interval:
+        """Encloses ``J d`` for every Clarke Jacobian J of the map over the sets ``xs``.
+
+        Args:
+            directions: one for each input, ``[*lead, rows, *in_shape]``, finite.
+            xs: the inputs' enclosures, each ``[*lead, *in_shape]``.
+
+        Returns:
+            ``[*lead, rows, *shape]``; both ends are ``J d`` as computed where J does not depend on the point.
+        """
+
+    @abstractmethod
     def lipschitz(self, p: float, inputs: tuple[float, ...], xs: tuple[Interval, ...]) -> float:
         """Upper bound of the output's Lipschitz constant, given constants of the inputs (all as maps of the same variable).
 
@@ -110,6 +122,10 @@ class Input(Operator):
     def pullback(self, cotangent: Interval, *xs: Interval) -> tuple[Interval, ...]:
         """The identity."""
         return (cotangent,)
+
+    def push(self, directions: tuple[Tensor, ...], *xs: Interval) -> Interval:
+        """The identity."""
+        return Interval.point(directions[0])
 
     def lipschitz(self, p: float, inputs: tuple[float, ...], xs: tuple[Interval, ...]) -> float:
         """One."""

@@ -12,10 +12,9 @@ from torch import Tensor
 from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
 from steepest.numerics.interval import Interval
-from steepest.numerics.rounding import ROOT_TINY, above, below, gamma
-from steepest.ops.kinds import Affine, Elementwise, Group, Join
+from steepest.numerics.rounding import ROOT_TINY, below, gamma
+from steepest.ops.kinds import Affine, Bilinear, Elementwise, Group
 from steepest.ops.minorant import Step, dot, least, prepare, size
-from steepest.ops.product import Bilinear
 from steepest.ops.region import enclose_region
 from steepest.results import Domain
 

@@ -68,8 +68,7 @@ class GroupMax(Group):
 
     def pullback(self, cotangent: Interval, *xs: Interval) -> tuple[Interval, ...]:
         """Weights in [0, 1] for entries that can be the largest, exactly one for an entry that must be."""
-        lows, highs = self._windows(xs[0].lo, -math.inf), self._windows(xs[0].hi, -math.inf)
-        candidate = (highs >= lows.amax(-1, keepdim=True)) & (self.index >= 0)
+        candidate = self._candidates(xs[0])
         alone = candidate & (candidate.sum(-1, keepdim=True) == 1)
         lead = xs[0].lo.ndim - len(self.in_shapes[0])
         can, must = candidate.unsqueeze(lead), alone.unsqueeze(lead)
@@ -81,6 +80,17 @@ class GroupMax(Group):
             return (Interval(self._scatter(low), self._scatter(high)),)
         lost_low, lost_high = slack * self._scatter(low.abs()), slack * self._scatter(high.abs())
         return (Interval.outward(self._scatter(low) - lost_low, self._scatter(high) + lost_high),)
+
+    def push(self, directions: tuple[Tensor, ...], *xs: Interval) -> Interval:
+        """A convex combination of the directions of the entries that can be the largest."""
+        can = self._candidates(xs[0]).unsqueeze(xs[0].lo.ndim - len(self.in_shapes[0]))
+        own = self._windows(directions[0], 0.0)
+        return Interval(torch.where(can, own, math.inf).amin(-1), torch.where(can, own, -math.inf).amax(-1))
+
+    def _candidates(self, x: Interval) -> Tensor:
+        """Entries of each group that can be its largest."""
+        lows, highs = self._windows(x.lo, -math.inf), self._windows(x.hi, -math.inf)
+        return (highs >= lows.amax(-1, keepdim=True)) & (self.index >= 0)
 
     def gain(self, p: float, x: Interval) -> float:
         """One, root of the overlap, or the overlap."""

@@ -37,15 +37,25 @@ class GroupSort(Group):
 
     def pullback(self, cotangent: Interval, *xs: Interval) -> tuple[Interval, ...]:
         """Entry j receives a convex combination of the cotangents of the positions it can take."""
-        x, size = xs[0], self.shape[-1]
+        feasible = self._feasible(xs[0])
+        low = torch.where(feasible, cotangent.lo.unsqueeze(-2), torch.inf).amin(-1)
+        high = torch.where(feasible, cotangent.hi.unsqueeze(-2), -torch.inf).amax(-1)
+        return (Interval(low, high),)
+
+    def push(self, directions: tuple[Tensor, ...], *xs: Interval) -> Interval:
+        """Each position receives a convex combination of the directions of the entries that can take it."""
+        feasible = self._feasible(xs[0])
+        own = directions[0].unsqueeze(-1)
+        return Interval(torch.where(feasible, own, torch.inf).amin(-2), torch.where(feasible, own, -torch.inf).amax(-2))
+
+    def _feasible(self, x: Interval) -> Tensor:
+        """Whether entry j can take a position, ``[*lead, 1, *shape, positions]``."""
+        size = self.shape[-1]
         surely_below = (x.hi.unsqueeze(-2) < x.lo.unsqueeze(-1)).sum(-1)
         surely_above = (x.lo.unsqueeze(-2) > x.hi.unsqueeze(-1)).sum(-1)
         position = torch.arange(size)
         feasible = (position >= surely_below.unsqueeze(-1)) & (position <= (size - 1 - surely_above).unsqueeze(-1))
-        feasible = feasible.unsqueeze(x.lo.ndim - len(self.shape))
-        low = torch.where(feasible, cotangent.lo.unsqueeze(-2), torch.inf).amin(-1)
-        high = torch.where(feasible, cotangent.hi.unsqueeze(-2), -torch.inf).amax(-1)
-        return (Interval(low, high),)
+        return feasible.unsqueeze(x.lo.ndim - len(self.shape))
 
     def gain(self, p: float, x: Interval) -> float:
         """One."""

@@ -49,6 +49,10 @@ class Add(Join):
         """The cotangent to every branch, signed."""
         return tuple(cotangent if sign > 0 else -cotangent for sign in self.signs)
 
+    def push(self, directions: tuple[Tensor, ...], *xs: Interval) -> Interval:
+        """The same map."""
+        return Interval.point(self.evaluate(*directions))
+
     def lipschitz(self, p: float, inputs: tuple[float, ...], xs: tuple[Interval, ...]) -> float:
         """Sum of the branches' constants."""
         return sum_up(*inputs)
@@ -89,6 +93,10 @@ class Concat(Join):
         sizes = [s[self.axis] for s in self.in_shapes]
         axis = self.axis - len(self.shape)
         return tuple(Interval(lo, hi) for lo, hi in zip(cotangent.lo.split(sizes, axis), cotangent.hi.split(sizes, axis), strict=True))
+
+    def push(self, directions: tuple[Tensor, ...], *xs: Interval) -> Interval:
+        """The same map."""
+        return Interval.point(self.evaluate(*directions))
 
     def lipschitz(self, p: float, inputs: tuple[float, ...], xs: tuple[Interval, ...]) -> float:
         """The lp norm of the vector of the branches' constants."""

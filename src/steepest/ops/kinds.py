@@ -82,6 +82,10 @@ class Affine(Operator):
         """Centre and radius through the adjoint."""
         return (linear_image(cotangent, self.adjoint, lambda r: self.adjoint(r, absolute=True), self.terms),)
 
+    def push(self, directions: tuple[Tensor, ...], *xs: Interval) -> Interval:
+        """``W d``, as computed."""
+        return Interval.point(self.linear(directions[0]))
+
     def lipschitz(self, p: float, inputs: tuple[float, ...], xs: tuple[Interval, ...]) -> float:
         """``|W| L``."""
         return product_up(self.norm(p), inputs[0])
@@ -153,6 +157,13 @@ class Elementwise(Operator):
         """Slopes times cotangents."""
         lead = xs[0].lo.ndim - len(self.shape)
         return (cotangent * self.slopes(xs[0]).map(lambda t: t.unsqueeze(lead)),)
+
+    def push(self, directions: tuple[Tensor, ...], *xs: Interval) -> Interval:
+        """Slopes times directions, as computed."""
+        lead = xs[0].lo.ndim - len(self.shape)
+        slopes = self.slopes(xs[0]).map(lambda t: torch.broadcast_to(t, xs[0].lo.shape).unsqueeze(lead))
+        ends = [torch.nan_to_num(slope * directions[0], nan=0.0, posinf=math.inf, neginf=-math.inf) for slope in (slopes.lo, slopes.hi)]
+        return Interval(torch.minimum(*ends), torch.maximum(*ends))
 
     def lipschitz(self, p: float, inputs: tuple[float, ...], xs: tuple[Interval, ...]) -> float:
         """The steepest slope over the region times L."""

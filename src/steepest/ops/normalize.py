@@ -88,6 +88,10 @@ class Normalize(Group):
         along = (y * cotangent).sum(-1, keepdim=True) * share
         return ((self._centred(cotangent) - y * along) * inverse.map(lambda t: t.unsqueeze(lead)),)
 
+    def push(self, directions: tuple[Tensor, ...], *xs: Interval) -> Interval:
+        """The Jacobian is symmetric."""
+        return self.pullback(Interval.point(directions[0]), *xs)[0]
+
     def gain(self, p: float, x: Interval) -> float:
         """``1 / s``; times ``sqrt n`` in l1 and linf."""
         widest = self._inverse_scale(self._centred(x)).hi.max().item()

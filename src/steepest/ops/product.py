@@ -40,6 +40,12 @@ class Multiply(Bilinear):
         first, second = (x.map(lambda t: t.unsqueeze(lead)) for x in xs)
         return cotangent * second, cotangent * first
 
+    def push(self, directions: tuple[Tensor, ...], *xs: Interval) -> Interval:
+        """Each direction times the other factor."""
+        lead = xs[0].lo.ndim - len(self.shape)
+        first, second = (x.map(lambda t: t.unsqueeze(lead)) for x in xs)
+        return Interval.point(directions[0]) * second + first * Interval.point(directions[1])
+
     def gains(self, p: float, xs: tuple[Interval, ...]) -> tuple[float, float]:
         """The other factor's largest magnitude, in every lp."""
         return xs[1].magnitude().max().item(), xs[0].magnitude().max().item()
@@ -69,6 +75,12 @@ class MatMul(Bilinear):
         lead = xs[0].lo.ndim - len(self.in_shapes[0])
         first, second = (x.map(lambda t: t.unsqueeze(lead).mT) for x in xs)
         return interval_matmul(cotangent, second), interval_matmul(first, cotangent)
+
+    def push(self, directions: tuple[Tensor, ...], *xs: Interval) -> Interval:
+        """``dx y`` and ``x dy``."""
+        lead = xs[0].lo.ndim - len(self.in_shapes[0])
+        first, second = (x.map(lambda t: t.unsqueeze(lead)) for x in xs)
+        return interval_matmul(Interval.point(directions[0]), second) + interval_matmul(first, Interval.point(directions[1]))
 
     def gains(self, p: float, xs: tuple[Interval, ...]) -> tuple[float, float]:
         """``x -> x y`` acts on the rows of x by y', ``y -> x y`` on the columns of y by x; norms of magnitudes."""

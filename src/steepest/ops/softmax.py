@@ -73,6 +73,10 @@ class Softmax(Group):
         mean = mean.intersect(Interval(least, most))
         return (p * (cotangent - mean),)
 
+    def push(self, directions: tuple[Tensor, ...], *xs: Interval) -> Interval:
+        """The Jacobian is symmetric."""
+        return self.pullback(Interval.point(directions[0]), *xs)[0]
+
     def gain(self, p: float, x: Interval) -> float:
         """``max_i 2 p_i (1 - p_i)`` over the region, at most one half, in every lp."""
         probability = self.enclose(x)
@@ -121,6 +125,13 @@ class LogSoftmax(Group):
         lead = xs[0].lo.ndim - len(self.shape)
         p = self._softmax.enclose(xs[0]).map(lambda t: t.unsqueeze(lead))
         return (cotangent - p * cotangent.sum(-1, keepdim=True),)
+
+    def push(self, directions: tuple[Tensor, ...], *xs: Interval) -> Interval:
+        """``d - <p, d>``, the mean kept within the range of d."""
+        lead, d = xs[0].lo.ndim - len(self.shape), Interval.point(directions[0])
+        p = self._softmax.enclose(xs[0]).map(lambda t: t.unsqueeze(lead))
+        mean = (p * d).sum(-1, keepdim=True)
+        return d - mean.intersect(Interval(d.lo.amin(-1, keepdim=True), d.hi.amax(-1, keepdim=True)))
 
     def gain(self, p: float, x: Interval) -> float:
         """``sqrt(n)``, 2 or ``n - 1``."""
