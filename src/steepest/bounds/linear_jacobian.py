@@ -110,6 +110,7 @@ class _Rows:
         self.cotangents: dict[int, Interval] = {len(graph.nodes) - 1: Interval.point(rows.expand(self.batch, *rows.shape[1:]))}
         self.readers = [[r for r, node in enumerate(graph.nodes) if k in node.inputs] for k in range(len(graph.nodes))]
         self.reach: dict[int, Tensor] = {}
+        self.curves: dict[int, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = {}
 
     def jacobian(self) -> Interval:
         """Around ``G_0``."""
@@ -200,11 +201,14 @@ class _Rows:
                 continue
             if not isinstance(node.op, Affine) and all(left[i] == len(self.readers[i]) for i in pending) and k not in pending:
                 best = torch.maximum(best, self._settled(pending, constant, error, total))
-            moved = self._pushed(r, pending)
-            if isinstance(node.op, Affine):
-                reach = self._dot(pending[node.inputs[0]].abs(), self._reach(r))
-                error = error + gamma(node.op.terms + math.prod(node.shape) + 8) * reach
-            pending[r], offset, lost = self._chords(moved, self.cotangents[r])
+            if isinstance(node.op, Elementwise):
+                pending[r], offset, lost = self._bent(r, pending[node.inputs[0]])
+            else:
+                moved = self._pushed(r, pending)
+                if isinstance(node.op, Affine):
+                    reach = self._dot(pending[node.inputs[0]].abs(), self._reach(r))[0]
+                    error = error + gamma(node.op.terms + math.prod(node.shape) + 8) * reach
+                pending[r], offset, lost = self._chords(moved, self.cotangents[r])
             constant, error, total = constant + offset, error + lost, total + offset.abs()
             left[r] = len(self.readers[r])
             for i in set(sources):
@@ -236,28 +240,36 @@ class _Rows:
             self.reach[r] = torch.nan_to_num(op.adjoint(self.cotangents[r].magnitude(), absolute=True), nan=math.inf, posinf=math.inf)
         return self.reach[r]
 
+    def _bent(self, r: int, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The chords of an elementwise node, whose slopes times c are ``|c|`` times those for 1 or for -1: prepared once."""
+        if r not in self.curves:
+            node, g = self.graph.nodes[r], self.cotangents[r]
+            slopes = node.op.slopes(self.xs[node.inputs[0]]).map(lambda t: t.expand(self.batch, *node.shape)[:, None, None])
+            up = _chord(slopes.lo, slopes.hi, g)
+            down = _chord(-slopes.hi, -slopes.lo, g)
+            (p, o), (q, u) = up, (-down[0], down[1])
+            reach = torch.nan_to_num(slopes.magnitude() * g.magnitude().unsqueeze(2), nan=0.0)
+            even, odd = 0.5 * (p + q), 0.5 * (p - q)
+            self.curves[r] = even, odd, *(t.squeeze(2) for t in (0.5 * o - 0.5 * u, 0.5 * o + 0.5 * u, reach))
+        even, odd, shift, gap, reach = self.curves[r]
+        size = c.abs()
+        (first,), (second, most) = self._dot(c, shift), self._dot(size, gap, reach)
+        return torch.addcmul(c * even, size, odd), first + second, 16.0 * gamma(math.prod(c.shape[3:]) + 8) * most
+
     def _chords(self, moved: Interval, g: Interval) -> tuple[Tensor, Tensor, Tensor]:
         """Slopes of functions below ``min(a g, b g)`` for g in [l, u], the sum of their offsets, and what rounding may have done."""
         if moved.lo is moved.hi:
             zero = torch.zeros(moved.lo.shape[:3], dtype=torch.float64)
             return moved.lo, zero, zero
-        low, high, l, u = moved.lo, moved.hi, g.lo.unsqueeze(2), g.hi.unsqueeze(2)
-        crosses = (l < 0) & (u > 0)
-        share = torch.nan_to_num(torch.where(crosses, u / (u - l), torch.where(l >= 0, 1.0, 0.0)), nan=0.5)
-        slope = share * low + (1.0 - share) * high
-        offset = torch.where(crosses, torch.minimum((low - slope) * u, (high - slope) * l), 0.0)
-        offset = torch.where(crosses & (low == high), 0.0, offset)
-        unknown = ~(torch.isfinite(slope) & torch.isfinite(offset))
-        if bool(unknown.any()):
-            slope = torch.where(unknown, 0.0, slope)
-            offset = torch.where(unknown, torch.where((l == 0) & (u == 0), 0.0, -math.inf), offset)
+        low, high = moved.lo, moved.hi
+        slope, offset = _chord(low, high, g)
         size = torch.nan_to_num(torch.maximum(low.abs(), high.abs()), posinf=0.0)
-        lost = 8.0 * gamma(math.prod(low.shape[3:]) + 8) * self._dot(size, g.magnitude())
+        lost = 8.0 * gamma(math.prod(low.shape[3:]) + 8) * self._dot(size, g.magnitude())[0]
         return slope, offset.flatten(3).sum(3), lost
 
-    def _dot(self, c: Tensor, g: Tensor) -> Tensor:
+    def _dot(self, c: Tensor, *gs: Tensor) -> list[Tensor]:
         """``<c, g>`` for directions ``[batch, count, rows, *shape]`` and ``[batch, count, *shape]``."""
-        return dot(c.flatten(0, 1), g.flatten(0, 1))[0].reshape(c.shape[:3])
+        return [t.reshape(c.shape[:3]) for t in dot(c.flatten(0, 1), *(g.flatten(0, 1) for g in gs))]
 
     def _settled(self, pending: dict[int, Tensor], constant: Tensor, error: Tensor, total: Tensor) -> Tensor:
         """Lower bounds by the intervals of the cotangents reached."""
@@ -266,3 +278,17 @@ class _Rows:
             constant, error, total = constant + part, error + lost, total + part.abs()
         found = below(constant - 2.0 * (error + gamma(2 * len(self.graph.nodes) + 8) * total) - ROOT_TINY)
         return torch.nan_to_num(found, nan=-math.inf, neginf=-math.inf)
+
+
+def _chord(low: Tensor, high: Tensor, g: Interval) -> tuple[Tensor, Tensor]:
+    """Slope and offset of a line below ``min(low g, high g)`` for g of ``[batch, count, *shape]`` in [l, u]; ends ``[batch, count, rows, *shape]``."""
+    l, u = g.lo.unsqueeze(2), g.hi.unsqueeze(2)
+    crosses = (l < 0) & (u > 0)
+    share = torch.nan_to_num(torch.where(crosses, u / (u - l), torch.where(l >= 0, 1.0, 0.0)), nan=0.5)
+    slope = torch.where(low == high, low, share * low + (1.0 - share) * high)
+    offset = torch.where(crosses & (low != high), torch.minimum((low - slope) * u, (high - slope) * l), 0.0)
+    unknown = ~(torch.isfinite(slope) & torch.isfinite(offset))
+    if bool(unknown.any()):
+        slope = torch.where(unknown, 0.0, slope)
+        offset = torch.where(unknown, torch.where((l == 0) & (u == 0), 0.0, -math.inf), offset)
+    return slope, offset
