@@ -161,22 +161,23 @@ class _Rows:
             rows = torch.cat([one, -one], 2).reshape(self.batch, self.count, -1, *self.graph.nodes[k].shape)
             below_ = self._below(k, rows)
             low, high = below_[..., : part.shape[2]], -below_[..., part.shape[2] :]
-            lo.scatter_(2, part, torch.maximum(lo.gather(2, part), low))
-            hi.scatter_(2, part, torch.minimum(hi.gather(2, part), high))
+            # Rows with fewer such entries than others are filled up with some that are left as they are.
+            meant = uncertain.gather(2, part)
+            lo.scatter_(2, part, torch.where(meant, torch.maximum(lo.gather(2, part), low), lo.gather(2, part)))
+            hi.scatter_(2, part, torch.where(meant, torch.minimum(hi.gather(2, part), high), hi.gather(2, part)))
         return Interval(lo.reshape(found.lo.shape), hi.reshape(found.hi.shape))
 
     def _uncertain(self, k: int, found: Interval) -> Tensor:
-        """Entries worth a walk: all of the input; of what a nonlinear node returns, those of uncertain sign that meet uncertain slopes."""
+        """Entries worth a walk: of the input and of a group's output all; of an elementwise node's those of uncertain sign and slope."""
         unknown = found.lo < found.hi
         if k == 0:
             return unknown
         node = self.graph.nodes[k]
         if isinstance(node.op, Elementwise):
             slopes = node.op.slopes(self.xs[node.inputs[0]])
-            unknown = unknown & (slopes.lo != slopes.hi).expand(self.batch, *node.shape)[:, None]
-        elif not isinstance(node.op, (Group, Bilinear)):
-            return torch.zeros_like(unknown)
-        return unknown & (found.lo < 0) & (found.hi > 0)
+            bent = (slopes.lo != slopes.hi).expand(self.batch, *node.shape)[:, None]
+            return unknown & bent & (found.lo < 0) & (found.hi > 0)
+        return unknown if isinstance(node.op, (Group, Bilinear)) else torch.zeros_like(unknown)
 
     def _price(self, k: int) -> float:
         """Multiplications for one direction from node k to the output."""

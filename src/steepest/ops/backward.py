@@ -136,8 +136,10 @@ class BackwardBounds:
             one = torch.zeros(*part.shape, lo.shape[1], dtype=torch.float64).scatter_(2, part[..., None], 1.0)
             found = walk.below(k, torch.cat([one, -one], 1).reshape(len(part), -1, *walk.graph.nodes[k].shape))
             low, high = found[:, : part.shape[1]], -found[:, part.shape[1] :]
-            lo.scatter_(1, part, torch.maximum(lo.gather(1, part), low))
-            hi.scatter_(1, part, torch.minimum(hi.gather(1, part), high))
+            # Samples with fewer such entries than others are filled up with some that are left as they are.
+            meant = uncertain.gather(1, part)
+            lo.scatter_(1, part, torch.where(meant, torch.maximum(lo.gather(1, part), low), lo.gather(1, part)))
+            hi.scatter_(1, part, torch.where(meant, torch.minimum(hi.gather(1, part), high), hi.gather(1, part)))
         return Interval(lo.reshape(value.lo.shape), hi.reshape(value.hi.shape))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steepest.graph.operator import Shape
 from steepest.numerics.interval import Interval
-from steepest.numerics.rounding import product_up, sum_up, up
+from steepest.numerics.rounding import gamma, product_up, sum_up, up
 from steepest.ops.kinds import Join
 
 
@@ -50,8 +50,12 @@ class Add(Join):
         return tuple(cotangent if sign > 0 else -cotangent for sign in self.signs)
 
     def push(self, directions: tuple[Tensor, ...], *xs: Interval) -> Interval:
-        """The same map."""
-        return Interval.point(self.evaluate(*directions))
+        """The same map; exact where all but one are zero."""
+        total = self.evaluate(*directions)
+        if sum(bool(d.any()) for d in directions) <= 1:
+            return Interval.point(total)
+        off = gamma(len(directions)) * torch.stack([d.abs() for d in directions]).sum(0)
+        return Interval(total - off, total + off)
 
     def lipschitz(self, p: float, inputs: tuple[float, ...], xs: tuple[Interval, ...]) -> float:
         """Sum of the branches' constants."""

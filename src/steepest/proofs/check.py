@@ -11,9 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from steepest.proofs.checker.box import Array, Box, norm_above, norm_below, point, widen
+from steepest.proofs.checker.backward import tight_values
 from steepest.proofs.checker.covariance import channels_prove
 from steepest.proofs.checker.cover import cover_proves
 from steepest.proofs.checker.linear import NodeLike
+from steepest.proofs.checker.pushed import linear_jacobian_constant
 from steepest.proofs.checker.slopes import slopes_prove
 from steepest.proofs.checker.statement import Malformed, Region, Statement, digest, read
 from steepest.proofs.checker.walk import OPERATORS, jacobian_constant, product_constant, values
@@ -119,6 +121,11 @@ def _upper(nodes: Sequence[NodeLike], statement: Statement, reasons: list[str]) 
             proven = cover_proves(nodes, region.box, boxes, statement.cover, statement.norm, statement.bound, ball)
         elif statement.method == "jacobian":
             proven = jacobian_constant(nodes, statement.norm, boxes)
+        elif statement.method == "linear-jacobian":
+            if not (np.isfinite(region.box.lo).all() and np.isfinite(region.box.hi).all()):
+                raise ValueError("Linear bounds need a bounded domain.")
+            whole = None if ball is None else (*ball, region.norm)
+            proven = linear_jacobian_constant(nodes, statement.norm, tight_values(nodes, boxes, whole))
         elif statement.norm != 2.0:
             raise ValueError("Slope restrictions bound the l2 norm alone.")
         elif statement.method == "lipsdp-channel":

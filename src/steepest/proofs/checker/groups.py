@@ -81,6 +81,39 @@ def pulled(node: NodeLike, g: Box, xs: Sequence[Box]) -> list[Box]:
     raise ValueError(f"unknown operator {node.op!r}")
 
 
+def pushed(node: NodeLike, ds: Sequence[Array], xs: Sequence[Box]) -> Box:
+    """For directions ``[rows, *shape]`` at every input: a box around what any Jacobian over the boxes makes of them."""
+    x, d = xs[0], ds[0]
+    if node.op == "group_max":
+        index = node.arrays["index"]
+        can = (_windows(node, x.hi, -np.inf) >= _windows(node, x.lo, -np.inf).max(-1, keepdims=True)) & (index >= 0)
+        own = d.reshape(len(d), -1)[:, np.maximum(index, 0)]
+        return Box(np.where(can, own, np.inf).min(-1), np.where(can, own, -np.inf).max(-1))
+    if node.op == "group_sort":
+        possible, own = _places(x), d[..., :, None]
+        return Box(np.where(possible, own, np.inf).min(-2), np.where(possible, own, -np.inf).max(-2))
+    if node.op in ("softmax", "normalize"):
+        # Their Jacobians are symmetric.
+        return pulled(node, Box(d, d), xs)[0]
+    if node.op == "log_softmax":
+        p = _softmax(np.ones(x.lo.shape, dtype=bool), x)
+        mean = overlap(add_along(multiply(p, Box(d, d)), -1), Box(d.min(-1, keepdims=True), d.max(-1, keepdims=True)))
+        return add(Box(d, d), negative(mean))
+    if node.op == "add":
+        total = sum(part if sign > 0 else -part for sign, part in zip(node.attributes["signs"], ds, strict=True))
+        # One rounding for each term but the first.
+        off = slack(len(ds)) * sum(np.abs(part) for part in ds) if sum(bool(part.any()) for part in ds) > 1 else 0.0
+        return Box(total - off, total + off)
+    if node.op == "concat":
+        whole = np.concatenate(ds, node.attributes["axis"] + 1)
+        return Box(whole, whole)
+    if node.op == "multiply":
+        return add(multiply(Box(d, d), xs[1]), multiply(xs[0], Box(ds[1], ds[1])))
+    if node.op == "matmul":
+        return add(_product(Box(d, d), xs[1]), _product(xs[0], Box(ds[1], ds[1])))
+    raise ValueError(f"unknown operator {node.op!r}")
+
+
 def constant(node: NodeLike, p: float, constants: Sequence[float], xs: Sequence[Box]) -> float:
     """A Lipschitz constant of the node as a map of the network's input, given those of its inputs."""
     if node.op == "add":
@@ -168,12 +201,17 @@ def _pull_max(node: NodeLike, g: Box, x: Box) -> Box:
     return widen(lo.reshape(rows, *x.lo.shape), hi.reshape(rows, *x.lo.shape))
 
 
-def _pull_sort(g: Box, x: Box) -> Box:
+def _places(x: Box) -> Array:
+    """Whether entry j can take a place, ``[*shape, places]``."""
     n = x.lo.shape[-1]
     under = (x.hi[..., None, :] < x.lo[..., :, None]).sum(-1)
     over = (x.lo[..., None, :] > x.hi[..., :, None]).sum(-1)
     place = np.arange(n)
-    possible = (place >= under[..., None]) & (place <= (n - 1 - over)[..., None])
+    return (place >= under[..., None]) & (place <= (n - 1 - over)[..., None])
+
+
+def _pull_sort(g: Box, x: Box) -> Box:
+    possible = _places(x)
     low = np.where(possible, g.lo[..., None, :], np.inf).min(-1)
     return Box(low, np.where(possible, g.hi[..., None, :], -np.inf).max(-1))
 

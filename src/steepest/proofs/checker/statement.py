@@ -18,7 +18,7 @@ from steepest.proofs.checker.cover import Cover
 from steepest.proofs.checker.linear import NodeLike, Shape
 
 FORMAT = "steepest-certificate/1"
-METHODS = ("product", "jacobian", "lipsdp", "lipsdp-channel", "splitting")
+METHODS = ("product", "jacobian", "linear-jacobian", "lipsdp", "lipsdp-channel", "splitting")
 NORMS = {"1": 1.0, "2": 2.0, "inf": math.inf}
 _LARGEST = 10**9
 _MOST = 10**6

@@ -34,7 +34,7 @@ def _affine(nodes: Sequence[NodeLike], node: NodeLike, x: Box) -> Box:
     return y if bias is None else add(y, point(np.broadcast_to(bias, node.shape)))
 
 
-def _value(nodes: Sequence[NodeLike], node: NodeLike, xs: Sequence[Box]) -> Box:
+def value_of(nodes: Sequence[NodeLike], node: NodeLike, xs: Sequence[Box]) -> Box:
     if linear_part(node, _source(nodes, node)) is not None:
         return _affine(nodes, node, xs[0])
     if node.op in functions.FUNCTIONS:
@@ -54,7 +54,7 @@ def values(nodes: Sequence[NodeLike], region: Box, ball: tuple[Array, float] | N
     found = [region]
     apart: dict[int, tuple[Box, Array]] = {} if ball is None else {0: (point(ball[0]), np.ones(nodes[0].shape))}
     for k, node in enumerate(nodes[1:], start=1):
-        box = _value(nodes, node, [found[i] for i in node.inputs])
+        box = value_of(nodes, node, [found[i] for i in node.inputs])
         linear = linear_part(node, _source(nodes, node))
         if ball is not None and linear is not None and node.inputs[0] in apart:
             centre, scale = apart[node.inputs[0]]
