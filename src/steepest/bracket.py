@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steepest.bounds import ChannelLipSDP, ClarkeJacobian, LipSDP, PieceLipSDP, Product, Splitting
+from steepest.bounds import ChannelLipSDP, ClarkeJacobian, LinearJacobian, LipSDP, PieceLipSDP, Product, Splitting
 from steepest.capture.head import with_output
 from steepest.errors import SoundnessError
 from steepest.estimates import LipLT, SeqLip
@@ -53,6 +53,9 @@ CHANNELS = 0.2
 
 SPLITTING = 0.4
 """Part of the bounds' time that splitting has, where the network has few inputs."""
+
+LINEAR_WORK = 3e8
+"""Multiplications for the linear bounds of one node, for each second of the bounds' time."""
 
 ESTIMATES = 0.1
 """Part of the bounds' time that an estimate may take, and a second at most."""
@@ -172,6 +175,10 @@ class Bracketing:
         else:
             self.progress("intervals of the Clarke Jacobian")
             uppers.append(jacobian.bound(graph, domain, norm))
+        linear = LinearJacobian(work=LINEAR_WORK * self.effort.upper_seconds, deadline=self.stop)
+        if linear.applies(graph, domain) and not self._limited(started):
+            self.progress("linear bounds of the Clarke Jacobian")
+            uppers.append(linear.bound(graph, domain, norm))
         if norm == 2.0 and min(u.value for u in uppers) < math.inf:
             self.progress("multipliers for slope restrictions")
             deadline = self.stop.within(self._left(started, self.effort.upper_seconds))

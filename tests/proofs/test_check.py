@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from steepest.bounds import ClarkeJacobian, LipSDP, Product
+from steepest.bounds import ClarkeJacobian, LinearJacobian, LipSDP, Product
 from steepest.capture.builder import Builder
 from steepest.capture.head import with_output
 from steepest.numerics.deadline import Deadline
@@ -34,7 +34,7 @@ GRAPH = _network()
 BALL = Domain("ball", centre=np.zeros((1, 1, 5, 5)), radius=0.02, norm=2.0)
 
 
-METHODS = {"product": Product(), "jacobian": ClarkeJacobian(), "lipsdp": LipSDP(deadline=Deadline(), steps=30)}
+METHODS = {"product": Product(), "jacobian": ClarkeJacobian(), "linear-jacobian": LinearJacobian(), "lipsdp": LipSDP(deadline=Deadline(), steps=30)}
 
 
 @pytest.fixture(
@@ -43,6 +43,8 @@ METHODS = {"product": Product(), "jacobian": ClarkeJacobian(), "lipsdp": LipSDP(
         ("product", "all", 2.0),
         ("jacobian", "ball", 2.0),
         ("jacobian", "all", math.inf),
+        ("linear-jacobian", "ball", 2.0),
+        ("linear-jacobian", "ball", math.inf),
         ("lipsdp", "all", 2.0),
         ("lipsdp", "ball", 2.0),
     ],

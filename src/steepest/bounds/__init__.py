@@ -1,8 +1,9 @@
 """One file per algorithm that bounds a Lipschitz constant from above; none knows another."""
 
 from steepest.bounds.jacobian import ClarkeJacobian
+from steepest.bounds.linear_jacobian import LinearJacobian
 from steepest.bounds.lipsdp import ChannelLipSDP, LipSDP, PieceLipSDP
 from steepest.bounds.product import Product
 from steepest.bounds.splitting import Splitting
 
-__all__ = ["ChannelLipSDP", "ClarkeJacobian", "LipSDP", "PieceLipSDP", "Product", "Splitting"]
+__all__ = ["ChannelLipSDP", "ClarkeJacobian", "LinearJacobian", "LipSDP", "PieceLipSDP", "Product", "Splitting"]

@@ -18,7 +18,7 @@ from steepest.numerics.rounding import ROOT_TINY, UNIT, above, below, gamma
 from steepest.ops.backward import BackwardBounds, tighten_domain
 from steepest.ops.kinds import Affine, Bilinear, Elementwise, Group
 from steepest.ops.minorant import dot, least
-from steepest.results import Domain, UpperBound
+from steepest.results import Domain, Step, UpperBound
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class LinearJacobian:
     Args:
         entries: most numbers in the widest tensor of a batch of rows.
         matrix: most entries of the whole Jacobian; beyond it the bound does not apply.
-        work: most multiplications for the rows of one node; a node that needs more keeps its intervals.
+        work: most multiplications for the rows of one node, per sample; a node that needs more keeps its intervals.
         deadline: past it, the rest keeps its intervals.
 
     Source: Shi, Wang, Zhang, Kolter and Hsieh 2022; the walk is the adjoint of theirs, for any graph.
@@ -70,8 +70,9 @@ class LinearJacobian:
         """
         started = time.perf_counter()
         values = tighten_domain(graph, domain, BackwardBounds(self.entries, self.work, self.deadline))
+        steps = (Step(len(graph.nodes) - 1, {"work": self.work}),)
         value = self.over(graph, [x.map(lambda t: t[None]) for x in values], norm)[0].item()
-        return UpperBound(self.name, value, (), time.perf_counter() - started, None)
+        return UpperBound(self.name, value, steps, time.perf_counter() - started, None)
 
     def over(self, graph: Graph, xs: Sequence[Interval], norm: float) -> Tensor:
         """Bound the norm of every Clarke Jacobian over enclosures, ``[batch]``.
@@ -149,7 +150,7 @@ class _Rows:
     def _refined(self, k: int, found: Interval) -> Interval:
         uncertain = self._uncertain(k, found).flatten(2)
         most = int(uncertain.sum(2).max())
-        price = 2.0 * most * self.batch * self.count * self._price(k)
+        price = 2.0 * most * self.count * self._price(k)
         if most == 0 or price > self.options.work or self.options.deadline.passed():
             return found
         picked = torch.argsort(uncertain.to(torch.int8), dim=2, descending=True, stable=True)[..., :most]

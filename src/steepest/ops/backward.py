@@ -86,7 +86,7 @@ class BackwardBounds:
 
     Args:
         entries: most numbers in the widest tensor of a batch of rows.
-        work: most multiplications for the rows of one node; a node that needs more is left to intervals.
+        work: most multiplications for the rows of one node and sample; a node that needs more is left to intervals.
         deadline: past it, nodes are left to intervals.
 
     Source: Zhang et al. 2018 (CROWN); Xu et al. 2020 (general graphs).
@@ -126,7 +126,7 @@ class BackwardBounds:
     def _refined(self, walk: _Walk, k: int, value: Interval) -> Interval:
         uncertain = _uncertain(walk.graph, k, value).flatten(1)
         most = int(uncertain.sum(1).max())
-        if most == 0 or 2.0 * most * len(uncertain) * _price(walk.graph, k) > self.work:
+        if most == 0 or 2.0 * most * _price(walk.graph, k) > self.work:
             return value
         picked = torch.argsort(uncertain.to(torch.int8), dim=1, descending=True, stable=True)[:, :most]
         widest = max(math.prod(node.shape) for node in walk.graph.nodes[: k + 1])

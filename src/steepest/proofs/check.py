@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from steepest.proofs.checker.box import Array, Box, norm_above, norm_below, point, widen
-from steepest.proofs.checker.backward import tight_values
+from steepest.proofs.checker.backward import WORK, tight_values
 from steepest.proofs.checker.covariance import channels_prove
 from steepest.proofs.checker.cover import cover_proves
 from steepest.proofs.checker.linear import NodeLike
@@ -124,8 +124,11 @@ def _upper(nodes: Sequence[NodeLike], statement: Statement, reasons: list[str]) 
         elif statement.method == "linear-jacobian":
             if not (np.isfinite(region.box.lo).all() and np.isfinite(region.box.hi).all()):
                 raise ValueError("Linear bounds need a bounded domain.")
+            work = max(statement.claims.values(), default=WORK)
+            if not 0 <= work <= WORK:
+                raise ValueError(f"more work is asked for than {WORK:g}, or less than none")
             whole = None if ball is None else (*ball, region.norm)
-            proven = linear_jacobian_constant(nodes, statement.norm, tight_values(nodes, boxes, whole))
+            proven = linear_jacobian_constant(nodes, statement.norm, tight_values(nodes, boxes, whole, work), work)
         elif statement.norm != 2.0:
             raise ValueError("Slope restrictions bound the l2 norm alone.")
         elif statement.method == "lipsdp-channel":

@@ -34,7 +34,7 @@ class UpperBound:
     """A proven upper bound and the argument for it.
 
     Args:
-        method: the algorithm's name: ``product``, ``jacobian``, ``lipsdp``, ``lipsdp-channel`` or ``splitting``.
+        method: the algorithm's name: ``product``, ``jacobian``, ``linear-jacobian``, ``lipsdp``, ``lipsdp-channel`` or ``splitting``.
         value: the bound, possibly infinite.
         steps: what the checker follows.
         seconds: wall time it took.

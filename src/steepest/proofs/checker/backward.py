@@ -14,8 +14,8 @@ from steepest.proofs.checker.lines import lines
 from steepest.proofs.checker.linear import Linear, NodeLike, linear_part
 from steepest.proofs.checker.walk import value_of
 
-WORK = 2.0**36
-"""Most multiplications for the rows of one node; a node that needs more is left to intervals."""
+WORK = 2.0**38
+"""Most multiplications that a certificate may ask for, for the rows of one node."""
 
 _ENTRIES = 2**21
 
@@ -110,10 +110,11 @@ class Backward:
         nodes: the network.
         plain: boxes by intervals.
         ball: centre, radius and norm of a ball that holds the inputs.
+        work: multiplications for the rows of one node, at least; a node that needs four times as many is left to intervals.
     """
 
-    def __init__(self, nodes: Sequence[NodeLike], plain: Sequence[Box], ball: tuple[Array, float, float] | None) -> None:
-        self.nodes, self.ball = nodes, ball
+    def __init__(self, nodes: Sequence[NodeLike], plain: Sequence[Box], ball: tuple[Array, float, float] | None, work: float) -> None:
+        self.nodes, self.ball, self.work = nodes, ball, work
         self.boxes: list[Box] = []
         affine = [None if k == 0 else linear_part(n, nodes[n.inputs[0]].shape) for k, n in enumerate(nodes)]
         bends = [n.op not in ("input", "add", "concat") and linear is None for n, linear in zip(nodes, affine, strict=True)]
@@ -138,7 +139,7 @@ class Backward:
             slopes = [functions.slope_over(n.op, n.attributes, n.arrays, box) for n in readers if n.op in functions.FUNCTIONS]
             open_ = open_ & np.logical_or.reduce([np.broadcast_to(s.lo != s.hi, box.lo.shape) for s in slopes])
         at = np.flatnonzero(open_)
-        if len(at) == 0 or 2.0 * len(at) * self._price(k) > WORK:
+        if len(at) == 0 or 2.0 * len(at) * self._price(k) > 4 * self.work:
             return box
         lo, hi = box.lo.ravel().copy(), box.hi.ravel().copy()
         step = max(1, _ENTRIES // (2 * max(math.prod(n.shape) for n in self.nodes[: k + 1])))
@@ -230,6 +231,6 @@ def _over_ball(a: Array, centre: Array, radius: float, p: float) -> tuple[Array,
     return rows_dot(a, centre) - shift, slack(flat.shape[1] + 8) * (rows_dot(np.abs(a), np.abs(centre)) + shift)
 
 
-def tight_values(nodes: Sequence[NodeLike], plain: Sequence[Box], ball: tuple[Array, float, float] | None) -> list[Box]:
+def tight_values(nodes: Sequence[NodeLike], plain: Sequence[Box], ball: tuple[Array, float, float] | None, work: float) -> list[Box]:
     """Boxes around every node's output, within those by intervals."""
-    return Backward(nodes, plain, ball).boxes
+    return Backward(nodes, plain, ball, work).boxes

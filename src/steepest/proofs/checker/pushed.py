@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from steepest.proofs.checker import functions, groups
-from steepest.proofs.checker.backward import WORK, least_over, rows_dot
+from steepest.proofs.checker.backward import least_over, rows_dot
 from steepest.proofs.checker.box import EPS, Array, Box, add, image, multiply, point, slack
 from steepest.proofs.checker.linear import NodeLike, linear_part
 from steepest.proofs.checker.walk import matrix_constant
@@ -16,7 +16,7 @@ from steepest.proofs.checker.walk import matrix_constant
 _ENTRIES = 2**21
 
 
-def linear_jacobian_constant(nodes: Sequence[NodeLike], p: float, boxes: Sequence[Box]) -> float:
+def linear_jacobian_constant(nodes: Sequence[NodeLike], p: float, boxes: Sequence[Box], work: float) -> float:
     """Upper bound of the norm of every Clarke Jacobian over the boxes.
 
     For a row e of the output let ``G_k`` be the derivative of the row by node k's value: ``e`` at the output and ``sum J_r' G_r`` over
@@ -25,10 +25,11 @@ def linear_jacobian_constant(nodes: Sequence[NodeLike], p: float, boxes: Sequenc
     these lines are the next direction. At any time the sum is at least what the boxes of the G reached allow.
     """
     whole, sums = [], []
+    work = work / math.prod(nodes[-1].shape)
     for i in range(math.prod(nodes[-1].shape)):
         row = np.zeros(math.prod(nodes[-1].shape))
         row[i] = 1.0
-        found = _Row(nodes, boxes, row.reshape(nodes[-1].shape))
+        found = _Row(nodes, boxes, row.reshape(nodes[-1].shape), work)
         whole.append(found.derivative.moved(np.ravel))
         sums.append(found.length() if p == math.inf else math.inf)
     matrix = Box(np.stack([b.lo for b in whole]), np.stack([b.hi for b in whole]))
@@ -38,8 +39,8 @@ def linear_jacobian_constant(nodes: Sequence[NodeLike], p: float, boxes: Sequenc
 class _Row:
     """Boxes of ``G_k`` for one row, the last node first; ``derivative`` is that of the input."""
 
-    def __init__(self, nodes: Sequence[NodeLike], boxes: Sequence[Box], row: Array) -> None:
-        self.nodes, self.boxes = nodes, boxes
+    def __init__(self, nodes: Sequence[NodeLike], boxes: Sequence[Box], row: Array, work: float) -> None:
+        self.nodes, self.boxes, self.work = nodes, boxes, work
         self.readers = [[r for r, n in enumerate(nodes) if k in n.inputs] for k in range(len(nodes))]
         self.known: dict[int, Box] = {}
         waiting: dict[int, Box] = {len(nodes) - 1: point(row)}
@@ -89,7 +90,7 @@ class _Row:
             elif node.op in ("add", "concat") or linear_part(node, self.nodes[node.inputs[0]].shape) is not None:
                 return box
         at = np.flatnonzero(unknown)
-        if len(at) == 0 or 2.0 * len(at) * self._price(k) > WORK:
+        if len(at) == 0 or 2.0 * len(at) * self._price(k) > 4 * self.work:
             return box
         lo, hi = box.lo.ravel().copy(), box.hi.ravel().copy()
         step = max(1, _ENTRIES // (2 * max(math.prod(n.shape) for n in self.nodes[k:])))

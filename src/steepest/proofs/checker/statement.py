@@ -104,6 +104,7 @@ def read(certificate: Any, shape: Shape, outputs: int) -> Statement:
     if method not in METHODS:
         raise Malformed(f"The method {method!r} is not known; known are {', '.join(METHODS)}.")
     optimised = method.startswith("lipsdp")
+    key = "work" if method == "linear-jacobian" else "gain"
     lower, pair = 0.0, None
     if top.get("lower", False) is not None:
         below = _object(top.get("lower"), "lower")
@@ -116,7 +117,7 @@ def read(certificate: Any, shape: Shape, outputs: int) -> Statement:
         _region(_object(top.get("domain"), "domain"), shape),
         bound,
         method,
-        {k: _number(v, "the gain of a step") for k, v in _steps(upper.get("steps"), "gain").items()} if not optimised else {},
+        {k: _number(v, f"the {key} of a step") for k, v in _steps(upper.get("steps"), key).items()} if not optimised else {},
         {k: _multipliers(v) for k, v in _steps(upper.get("steps"), "multipliers").items()} if optimised else {},
         _cover(upper.get("cover"), shape) if method == "splitting" else None,
         lower,
