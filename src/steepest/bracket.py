@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steepest.bounds import ChannelLipSDP, ClarkeJacobian, LinearJacobian, LipSDP, PieceLipSDP, Product, Splitting
+from steepest.bounds import ChannelLipSDP, ClarkeJacobian, LinearJacobian, LipSDP, PieceLipSDP, Product, Rowwise, Splitting
 from steepest.capture.head import with_output
 from steepest.errors import SoundnessError
 from steepest.estimates import LipLT, SeqLip
@@ -56,6 +56,12 @@ SPLITTING = 0.4
 
 LINEAR_WORK = 3e8
 """Multiplications for the linear bounds of one node, for each second of the bounds' time."""
+
+ROWS = 0.5
+"""Part of the bounds' time that multipliers for single rows have in linf."""
+
+ROW_STEPS = 20
+"""Steps on the multipliers of a row."""
 
 ESTIMATES = 0.1
 """Part of the bounds' time that an estimate may take, and a second at most."""
@@ -179,6 +185,11 @@ class Bracketing:
         if linear.applies(graph, domain) and not self._limited(started):
             self.progress("linear bounds of the Clarke Jacobian")
             uppers.append(linear.bound(graph, domain, norm))
+            rowwise = Rowwise(linear.row_sums, PieceLipSDP(first=ROW_STEPS), self.stop, linear.work)
+            if rowwise.applies(graph, domain, norm) and not self._limited(started):
+                self.progress("multipliers, row by row")
+                seconds = self._left(started, ROWS * self.effort.upper_seconds)
+                uppers.append(replace(rowwise, deadline=self.stop.within(seconds)).bound(graph, domain, norm))
         if norm == 2.0 and min(u.value for u in uppers) < math.inf:
             self.progress("multipliers for slope restrictions")
             deadline = self.stop.within(self._left(started, self.effort.upper_seconds))

@@ -1,5 +1,6 @@
 """Linear bounds propagated backwards hold every value, are never wider than intervals, and are what CROWN says they are."""
 
+import itertools
 import math
 
 import numpy as np
@@ -42,7 +43,7 @@ def _mlp(sizes, activation, seed):
     torch.manual_seed(seed)
     b = Builder()
     x = b.input((1, sizes[0]))
-    for n, m in zip(sizes[:-1], sizes[1:], strict=True):
+    for n, m in itertools.pairwise(sizes):
         if n != sizes[0]:
             x = b.unary(activation, x) if activation is not ops.LeakyRelu else b.relu(x)
         x = b.dense(x, torch.randn(m, n) / n**0.5, torch.randn(m))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from steepest.bounds import ClarkeJacobian, LinearJacobian, LipSDP, Product
+from steepest.bounds import ClarkeJacobian, LinearJacobian, LipSDP, PieceLipSDP, Product, Rowwise
 from steepest.capture.builder import Builder
 from steepest.capture.head import with_output
 from steepest.numerics.deadline import Deadline
@@ -34,7 +34,13 @@ GRAPH = _network()
 BALL = Domain("ball", centre=np.zeros((1, 1, 5, 5)), radius=0.02, norm=2.0)
 
 
-METHODS = {"product": Product(), "jacobian": ClarkeJacobian(), "linear-jacobian": LinearJacobian(), "lipsdp": LipSDP(deadline=Deadline(), steps=30)}
+METHODS = {
+    "product": Product(),
+    "jacobian": ClarkeJacobian(),
+    "linear-jacobian": LinearJacobian(),
+    "rowwise": Rowwise(LinearJacobian().row_sums, PieceLipSDP(first=10)),
+    "lipsdp": LipSDP(deadline=Deadline(), steps=30),
+}
 
 
 @pytest.fixture(
@@ -45,6 +51,7 @@ METHODS = {"product": Product(), "jacobian": ClarkeJacobian(), "linear-jacobian"
         ("jacobian", "all", math.inf),
         ("linear-jacobian", "ball", 2.0),
         ("linear-jacobian", "ball", math.inf),
+        ("rowwise", "wide", math.inf),
         ("lipsdp", "all", 2.0),
         ("lipsdp", "ball", 2.0),
     ],
@@ -53,7 +60,7 @@ METHODS = {"product": Product(), "jacobian": ClarkeJacobian(), "linear-jacobian"
 def certificate(request):
     """A certificate by each method, its bound restated as what the checker proves."""
     method, kind, norm = request.param
-    domain = Domain("all") if kind == "all" else BALL
+    domain = {"all": Domain("all"), "ball": BALL, "wide": replace(BALL, radius=0.1, norm=math.inf)}[kind]
     output = (0, 2) if method == "jacobian" else None
     graph = with_output(GRAPH, output)
     upper = METHODS[method].bound(graph, domain, norm)
@@ -114,7 +121,7 @@ def test_alterations_are_rejected(certificate, path, value):
 
 
 def test_a_recomputed_bound_may_not_be_shaved_at_all(certificate):
-    if certificate["upper"]["method"] == "lipsdp":
+    if certificate["upper"]["method"] in ("lipsdp", "rowwise"):
         pytest.skip("multipliers prove slightly more than they are asked for")
     assert not check(_altered(certificate, ("upper", "bound"), lambda v: v * (1 - 1e-9)), GRAPH.record()).holds
 
@@ -130,6 +137,34 @@ def test_gains_and_regions_count(certificate):
         assert not check(_altered(certificate, ("upper", "steps"), lambda s: s[1:]), record).holds
     elif certificate["domain"]["kind"] == "ball":
         assert not check(_altered(certificate, ("domain", "radius"), 5.0), record).holds
+
+
+def test_rows_count(certificate):
+    if certificate["upper"]["method"] != "rowwise":
+        pytest.skip("no rows")
+    record, rows = GRAPH.record(), certificate["upper"]["rows"]
+    assert any(rows)
+    i = next(i for i, row in enumerate(rows) if row)
+    weights, others = rows[i][0], rows[i][1:]
+    heavier = {**weights, "multipliers": array_to_json(array_from_json(weights["multipliers"]) * (1 + 1e-9))}
+    negative = {**weights, "multipliers": array_to_json(-array_from_json(weights["multipliers"]))}
+    weaker = [{**step, "multipliers": array_to_json(array_from_json(step["multipliers"]) * 0.9)} for step in others]
+    changes = (
+        [heavier, *others],
+        [negative, *others],
+        others,
+        [weights, *weaker],
+        [weights, *others[:-1]],
+        [weights],
+        [*rows[i], rows[i][-1]],
+    )
+    for changed in changes:
+        assert not check(_altered(certificate, ("upper", "rows", i), changed), record).holds
+    for changed in ([], rows[1:], [*rows, []], "none", [[] for _ in rows]):
+        assert not check(_altered(certificate, ("upper", "rows"), changed), record).holds
+    assert not check(_altered(certificate, ("norm",), "2"), record).holds
+    assert not check(_altered(certificate, ("upper", "steps"), [{"node": 1, "work": 1e30}]), record).holds
+    assert not check(_altered(certificate, ("upper", "steps"), [{"node": 1, "work": -1.0}]), record).holds
 
 
 def test_one_bit_of_one_weight_counts(certificate):

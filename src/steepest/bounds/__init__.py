@@ -4,6 +4,7 @@ from steepest.bounds.jacobian import ClarkeJacobian
 from steepest.bounds.linear_jacobian import LinearJacobian
 from steepest.bounds.lipsdp import ChannelLipSDP, LipSDP, PieceLipSDP
 from steepest.bounds.product import Product
+from steepest.bounds.rowwise import Rowwise
 from steepest.bounds.splitting import Splitting
 
-__all__ = ["ChannelLipSDP", "ClarkeJacobian", "LinearJacobian", "LipSDP", "PieceLipSDP", "Product", "Splitting"]
+__all__ = ["ChannelLipSDP", "ClarkeJacobian", "LinearJacobian", "LipSDP", "PieceLipSDP", "Product", "Rowwise", "Splitting"]

@@ -14,7 +14,7 @@ from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
 from steepest.numerics.interval import Interval
 from steepest.numerics.matrix_norm import interval_norm_above
-from steepest.numerics.rounding import ROOT_TINY, UNIT, above, below, gamma
+from steepest.numerics.rounding import ROOT_TINY, UNIT, above, below, gamma, sum_above
 from steepest.ops.backward import BackwardBounds, tighten_domain
 from steepest.ops.kinds import Affine, Bilinear, Elementwise, Group
 from steepest.ops.minorant import dot, least
@@ -26,14 +26,19 @@ class LinearJacobian:
     """Linear bound propagation of the Clarke Jacobian.
 
     A row of the Jacobian is ``G_0``, with ``G_l = e_i`` at the output and ``G_k = sum J_r' G_r`` over the nodes r that read node k. Then
-    ``<c, G_k> = sum <J_r c, G_r>``: a direction c at node k is pushed forward. Where ``J_r c`` depends on the point, its entries lie in intervals [a, b],
-    each times an entry g of ``G_r``, and ``min(a g, b g)`` is concave: over the interval [l, u] already known of g it is at least its chord, a linear function
-    of g, and the walk goes on with the chord's slope as direction, to the output, where G is known. On the way the sum is also bounded by the
-    intervals of the G reached, which are better where chords have become too loose; so the result is never wider than interval
-    propagation. Entries of G are bounded so in their order, from the output down, at the nodes with uncertain slopes, and finally at the input.
-    For linf the row's sum of magnitudes is bounded as one: ``|J_j|`` is at most its chord over its interval, and the sum of chords is one more direction.
+    ``<c, G_k> = sum <J_r c, G_r>``: a direction c at node k is pushed forward. Where ``J_r c`` depends on the point, its entries lie in
+    intervals [a, b], each times an entry g of ``G_r``, and ``min(a g, b g)`` is concave: over the interval [l, u] already known of g it
+    is at least its
+    chord, a linear function
+    of g, and the walk goes on with the chord's slope as direction, to the output, where G is known. On the way the sum is also bounded
+    by the intervals of the G reached, which are better where chords have become too loose; so the result is never wider than interval
+    propagation. Entries of G are bounded so in their order, from the output down, at the nodes with uncertain slopes, and finally at the
+    input. For linf the row's sum of magnitudes is bounded as one: ``|J_j|`` is at most its chord over its interval, and the sum of
+    chords is
+    one more direction.
 
-    Enclosures of the values are tightened by backward linear bounds first. Rounding: directions are off by at most ``gamma |W| |c|``, so their products
+    Enclosures of the values are tightened by backward linear bounds first. Rounding: directions are off by at most ``gamma |W| |c|``, so
+    their products
     with G by ``gamma <|W| |c|, |G|>``.
 
     Args:
@@ -82,11 +87,22 @@ class LinearJacobian:
             xs: of every node, ``[batch, *node shape]``.
             norm: 1, 2 or inf, at both ends.
         """
-        rows = _Rows(self, graph, list(xs), torch.eye(math.prod(graph.shape), dtype=torch.float64).reshape(1, -1, *graph.shape))
+        if norm == math.inf:
+            return self.row_sums(graph, xs).amax(1)
+        whole = self.rows(graph, xs, _identity(graph))
+        return interval_norm_above(*whole.map(lambda t: t.flatten(2)).centre_radius(), norm)
+
+    def row_sums(self, graph: Graph, xs: Sequence[Interval]) -> Tensor:
+        """Bound the sum of magnitudes of each row of every Clarke Jacobian over enclosures, ``[batch, rows]``.
+
+        Args:
+            graph: the network.
+            xs: of every node, ``[batch, *node shape]``.
+        """
+        rows = _Rows(self, graph, list(xs), _identity(graph))
         whole = rows.jacobian()
-        centre, radius = whole.map(lambda t: t.flatten(2)).centre_radius()
-        bound = interval_norm_above(centre, radius, norm)
-        return torch.minimum(bound, rows.absolute_sums(whole).amax(1)) if norm == math.inf else bound
+        plain = sum_above(whole.magnitude().flatten(2), 2)
+        return torch.minimum(plain, rows.absolute_sums(whole))
 
     def rows(self, graph: Graph, xs: Sequence[Interval], rows: Tensor) -> Interval:
         """Enclose ``g' J`` for given rows g and every Clarke Jacobian J over enclosures; margins, say.
@@ -100,6 +116,10 @@ class LinearJacobian:
             ``[batch, count, *input_shape]``.
         """
         return _Rows(self, graph, list(xs), rows).jacobian()
+
+
+def _identity(graph: Graph) -> Tensor:
+    return torch.eye(math.prod(graph.shape), dtype=torch.float64).reshape(1, -1, *graph.shape)
 
 
 class _Rows:
@@ -246,13 +266,15 @@ class _Rows:
         """The chords of an elementwise node, whose slopes times c are ``|c|`` times those for 1 or for -1: prepared once."""
         if r not in self.curves:
             node, g = self.graph.nodes[r], self.cotangents[r]
+            assert isinstance(node.op, Elementwise)
             slopes = node.op.slopes(self.xs[node.inputs[0]]).map(lambda t: t.expand(self.batch, *node.shape)[:, None, None])
             up = _chord(slopes.lo, slopes.hi, g)
             down = _chord(-slopes.hi, -slopes.lo, g)
             (p, o), (q, u) = up, (-down[0], down[1])
             reach = torch.nan_to_num(slopes.magnitude() * g.magnitude().unsqueeze(2), nan=0.0)
             even, odd = 0.5 * (p + q), 0.5 * (p - q)
-            self.curves[r] = even, odd, *(t.squeeze(2) for t in (0.5 * o - 0.5 * u, 0.5 * o + 0.5 * u, reach))
+            shift, gap = 0.5 * o - 0.5 * u, 0.5 * o + 0.5 * u
+            self.curves[r] = even, odd, shift.squeeze(2), gap.squeeze(2), reach.squeeze(2)
         even, odd, shift, gap, reach = self.curves[r]
         size = c.abs()
         (first,), (second, most) = self._dot(c, shift), self._dot(size, gap, reach)
@@ -283,14 +305,19 @@ class _Rows:
 
 
 def _chord(low: Tensor, high: Tensor, g: Interval) -> tuple[Tensor, Tensor]:
-    """Slope and offset of a line below ``min(low g, high g)`` for g of ``[batch, count, *shape]`` in [l, u]; ends ``[batch, count, rows, *shape]``."""
-    l, u = g.lo.unsqueeze(2), g.hi.unsqueeze(2)
-    crosses = (l < 0) & (u > 0)
-    share = torch.nan_to_num(torch.where(crosses, u / (u - l), torch.where(l >= 0, 1.0, 0.0)), nan=0.5)
+    """Slope and offset of a line below ``min(low g, high g)`` for g in an interval.
+
+    Args:
+        low, high: ``[batch, count, rows, *shape]``.
+        g: ``[batch, count, *shape]``.
+    """
+    least, most = g.lo.unsqueeze(2), g.hi.unsqueeze(2)
+    crosses = (least < 0) & (most > 0)
+    share = torch.nan_to_num(torch.where(crosses, most / (most - least), torch.where(least >= 0, 1.0, 0.0)), nan=0.5)
     slope = torch.where(low == high, low, share * low + (1.0 - share) * high)
-    offset = torch.where(crosses & (low != high), torch.minimum((low - slope) * u, (high - slope) * l), 0.0)
+    offset = torch.where(crosses & (low != high), torch.minimum((low - slope) * most, (high - slope) * least), 0.0)
     unknown = ~(torch.isfinite(slope) & torch.isfinite(offset))
     if bool(unknown.any()):
         slope = torch.where(unknown, 0.0, slope)
-        offset = torch.where(unknown, torch.where((l == 0) & (u == 0), 0.0, -math.inf), offset)
+        offset = torch.where(unknown, torch.where((least == 0) & (most == 0), 0.0, -math.inf), offset)
     return slope, offset

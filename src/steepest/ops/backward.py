@@ -18,6 +18,9 @@ from steepest.ops.minorant import Step, dot, least, prepare, size
 from steepest.ops.region import enclose_region
 from steepest.results import Domain
 
+WIDER = 8.0
+"""Margin over rounding errors, so that whoever encloses again by other formulas stays inside."""
+
 
 @dataclass(frozen=True, eq=False)
 class Region:
@@ -77,12 +80,16 @@ class Region:
 class BackwardBounds:
     """Backward linear bound propagation (CROWN), intersected with intervals.
 
-    A row of a node's output is bounded from below by a linear function of what the node reads, that by one of what those nodes read, and so on to the
-    inputs, where the least value over the region is known by the dual norm; and on the way over the boxes already known of the nodes that are reached,
-    which is better where the lines have become too loose. Every nonlinearity's lines need its input's enclosure, so nodes are bounded in their order:
-    those read by nonlinear nodes, and the output, backwards, and of these only the entries at which some slope is uncertain. Everything else is
-    enclosed by intervals from what it reads. Each rounding error is bounded by ``gamma(terms) |row| |term|``, with the sizes of terms known from the
-    enclosures, and subtracted. The enclosures are never wider than those of plain intervals.
+    A row of a node's output is bounded from below by a linear function of what the node reads, that by one of what those nodes read, and
+    so on to the inputs, where the least value over the region is known by the dual norm; and on the way over the boxes already known of
+    the nodes
+    that are reached,
+    which is better where the lines have become too loose. Every nonlinearity's lines need its input's enclosure, so nodes are bounded in
+    their order: those read by nonlinear nodes, and the output, backwards, and of these only the entries at which some slope is
+    uncertain. Everything
+    else is
+    enclosed by intervals from what it reads. Each rounding error is bounded by ``gamma(terms) |row| |term|``, with the sizes of terms
+    known from the enclosures, and subtracted. The enclosures are never wider than those of plain intervals.
 
     Args:
         entries: most numbers in the widest tensor of a batch of rows.
@@ -102,7 +109,8 @@ class BackwardBounds:
         Args:
             graph: the network.
             region: the inputs.
-            known: enclosures of every node that hold for all inputs spoken of, ``[batch, *node shape]``, by which the result is cut: signs that
+            known: enclosures of every node that hold for all inputs spoken of, ``[batch, *node shape]``, by which the result is cut:
+            signs that
                 were assumed, say. Only such inputs are spoken of then; an empty set, ``lo > hi``, says that there are none.
         """
         batch, widest = len(region.box.lo), max(math.prod(node.shape) for node in graph.nodes)
@@ -162,7 +170,7 @@ class _Walk:
             for i, a in pending.items():
                 part, lost = self.region.least(a) if i == 0 else least(a, self.values[i])
                 low, off, most = low + part, off + lost, most + part.abs()
-            found = below(low - 2.0 * (off + gamma(2 * len(self.values) + 8) * most) - ROOT_TINY)
+            found = below(low - WIDER * (off + gamma(2 * len(self.values) + 8) * most) - ROOT_TINY)
             return torch.maximum(best, torch.nan_to_num(found, nan=-math.inf, neginf=-math.inf))
 
         for i in range(k, 0, -1):

@@ -117,7 +117,8 @@ class _Constant:
 class _Product:
     """``B(x, y) = B(x, c) + B(b, y) - B(b, c) + B(x - b, y - c)`` with b, c the middles, and the last at most ``B(r, s)``, r, s the radii.
 
-    Of all planes below a product over a box this one has the least largest gap (McCormick's are as far off in the middle and twice as far in a corner).
+    Of all planes below a product over a box this one has the least largest gap (McCormick's are as far off in the middle and twice as
+    far in a corner).
     """
 
     op: Bilinear
@@ -139,10 +140,10 @@ class _Product:
 
 @dataclass(frozen=True, eq=False)
 class _Mean:
-    """Around the middle m of the set, ``<a, f(x) - f(m)>`` is ``<g, x - m>`` for some g in the pullback of a (Lebourg's mean value theorem).
+    """Around the middle m of the set: ``<a, f(x) - f(m)>`` is ``<g, x - m>`` for some g in the pullback of a.
 
-    With c and r the centre and radius of the pullback and s the set's radius, ``<g, x - m> >= <c, x - m> - <r, s>``. Where the node's plain enclosure
-    is higher at m, that is used.
+    With c and r the centre and radius of the pullback and s the set's radius, ``<g, x - m> >= <c, x - m> - <r, s>``. Where the node's
+    plain enclosure is higher at m, that is used. Source: Lebourg's mean value theorem.
     """
 
     op: Group

@@ -40,6 +40,11 @@ def write_certificate(
             "method": upper.method,
             "steps": [step.to_json() for step in upper.steps],
             **({} if upper.cover is None else {"cover": upper.cover.to_json()}),
+            **(
+                {"rows": [[{"node": k, "multipliers": array_to_json(t)} for k, t in row.items()] for row in upper.rows]}
+                if upper.rows
+                else {}
+            ),
         },
         "lower": None if lower is None else {"bound": lower.value, "x": array_to_json(lower.x), "y": array_to_json(lower.y)},
         "versions": versions(),

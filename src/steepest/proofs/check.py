@@ -10,15 +10,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from steepest.proofs.checker.box import Array, Box, norm_above, norm_below, point, widen
 from steepest.proofs.checker.backward import WORK, tight_values
+from steepest.proofs.checker.box import Array, Box, norm_above, norm_below, point, widen
 from steepest.proofs.checker.covariance import channels_prove
 from steepest.proofs.checker.cover import cover_proves
 from steepest.proofs.checker.linear import NodeLike
-from steepest.proofs.checker.pushed import linear_jacobian_constant
+from steepest.proofs.checker.pushed import linear_jacobian_constant, row_length
 from steepest.proofs.checker.slopes import slopes_prove
 from steepest.proofs.checker.statement import Malformed, Region, Statement, digest, read
-from steepest.proofs.checker.walk import OPERATORS, jacobian_constant, product_constant, values
+from steepest.proofs.checker.walk import OPERATORS, jacobian_constant, product_constant, value_of, values
 
 
 class NetworkLike(Protocol):
@@ -121,14 +121,18 @@ def _upper(nodes: Sequence[NodeLike], statement: Statement, reasons: list[str]) 
             proven = cover_proves(nodes, region.box, boxes, statement.cover, statement.norm, statement.bound, ball)
         elif statement.method == "jacobian":
             proven = jacobian_constant(nodes, statement.norm, boxes)
-        elif statement.method == "linear-jacobian":
+        elif statement.method in ("linear-jacobian", "rowwise"):
             if not (np.isfinite(region.box.lo).all() and np.isfinite(region.box.hi).all()):
                 raise ValueError("Linear bounds need a bounded domain.")
             work = max(statement.claims.values(), default=WORK)
             if not 0 <= work <= WORK:
                 raise ValueError(f"more work is asked for than {WORK:g}, or less than none")
             whole = None if ball is None else (*ball, region.norm)
-            proven = linear_jacobian_constant(nodes, statement.norm, tight_values(nodes, boxes, whole, work), work)
+            boxes = tight_values(nodes, boxes, whole, work)
+            if statement.rows is None:
+                proven = linear_jacobian_constant(nodes, statement.norm, boxes, work)
+            else:
+                proven = _by_rows(nodes, statement, boxes, work)
         elif statement.norm != 2.0:
             raise ValueError("Slope restrictions bound the l2 norm alone.")
         elif statement.method == "lipsdp-channel":
@@ -144,6 +148,38 @@ def _upper(nodes: Sequence[NodeLike], statement: Statement, reasons: list[str]) 
     if not proven <= statement.bound:
         reasons.append(f"The upper bound {statement.bound!r} is not proven: the checker proves {proven!r}.")
     return proven
+
+
+def _by_rows(nodes: Sequence[NodeLike], statement: Statement, boxes: list[Box], work: float) -> float:
+    """The largest of the rows' linf constants, each by linear bounds or by multipliers with weights of the inputs.
+
+    The weights add up to one at most, so that ``(f_i(x) - f_i(y))^2 <= bound^2 sum_j w_j (x_j - y_j)^2 <= bound^2 |x - y|_inf^2``.
+    """
+    count, proven = math.prod(nodes[-1].shape), 0.0
+    if statement.norm != math.inf or statement.rows is None or len(statement.rows) != count:
+        raise ValueError(f"An argument by rows bounds the linf norm, and needs one for each of the {count} rows.")
+    for i, given in enumerate(statement.rows):
+        if not given:
+            proven = max(proven, row_length(nodes, boxes, i, work))
+            continue
+        headed = [*nodes, *_head(nodes, (i,))]
+        multipliers = dict(given)
+        weights = multipliers.pop(0, None)
+        if weights is None or weights.shape != nodes[0].shape or not (weights > 0).all() or not norm_above(weights, 1.0) <= 1.0:
+            raise ValueError(f"The weights of row {i} are not positive numbers that add up to one at most.")
+        if any(not 0 < k < len(headed) for k in multipliers):
+            raise ValueError(f"Row {i} speaks of a node that is not there.")
+        if not slopes_prove(headed, _headed(headed, boxes), multipliers, statement.bound, weights):
+            raise ValueError(f"The multipliers of row {i} do not prove {statement.bound!r}.")
+        proven = max(proven, statement.bound)
+    return proven
+
+
+def _headed(nodes: Sequence[NodeLike], boxes: list[Box]) -> list[Box]:
+    boxes = list(boxes)
+    for node in nodes[len(boxes) :]:
+        boxes.append(value_of(nodes, node, [boxes[i] for i in node.inputs]))
+    return boxes
 
 
 def _lower(nodes: Sequence[NodeLike], statement: Statement, pair: tuple[Array, Array], reasons: list[str]) -> float:

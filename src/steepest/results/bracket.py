@@ -34,7 +34,8 @@ class UpperBound:
     """A proven upper bound and the argument for it.
 
     Args:
-        method: the algorithm's name: ``product``, ``jacobian``, ``linear-jacobian``, ``lipsdp``, ``lipsdp-channel`` or ``splitting``.
+        method: the algorithm's name: ``product``, ``jacobian``, ``linear-jacobian``, ``rowwise``, ``lipsdp``, ``lipsdp-channel`` or
+        ``splitting``.
         value: the bound, possibly infinite.
         steps: what the checker follows.
         seconds: wall time it took.
@@ -43,6 +44,7 @@ class UpperBound:
         history: (seconds since the method began, value): how it fell; the last entry is the proven value.
         remark: where the method gives nothing, why.
         cover: where the argument goes by pieces, those.
+        rows: where it goes by rows of the output, for each the multipliers by node.
     """
 
     method: str
@@ -54,6 +56,7 @@ class UpperBound:
     history: tuple[tuple[float, float], ...] = ()
     remark: str = ""
     cover: Cover | None = None
+    rows: tuple[Mapping[int, Any], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ import numpy as np
 
 from steepest.proofs.checker import functions, groups
 from steepest.proofs.checker.box import Array, Box, middle, overlap, point, slack
-from steepest.proofs.checker.lines import lines
 from steepest.proofs.checker.linear import Linear, NodeLike, linear_part
+from steepest.proofs.checker.lines import lines
 from steepest.proofs.checker.walk import value_of
 
 WORK = 2.0**38
@@ -30,7 +30,7 @@ class Part:
 
 
 def rows_dot(a: Array, v: Array) -> Array:
-    """``<a, v>`` of every row, where zero times infinity is zero; an infinite term makes it minus infinity, or plus where it is one alone."""
+    """``<a, v>`` of every row; zero times infinity is zero, and infinite terms of both signs make minus infinity."""
     flat, v = a.reshape(len(a), -1), np.broadcast_to(v, a.shape[1:]).ravel()
     finite = np.isfinite(v)
     if finite.all():
@@ -87,7 +87,7 @@ def _product(node: NodeLike, a: Array, xs: Sequence[Box]) -> Part:
 
 
 def _mixed(node: NodeLike, a: Array, x: Box, whole: Box) -> Part:
-    """Around the middle m: ``<a, f(x) - f(m)> = <g, x - m>`` for some g among the cotangents pulled back; or by the enclosure, where it is better."""
+    """Around the middle m: ``<a, f(x) - f(m)> = <g, x - m>`` for some g pulled back; or the enclosure, where it is better."""
     m, r = middle(x)
     centre, spread = middle(groups.pulled(node, point(a), [x])[0])
     low, off = least_over(a, groups.value(node, [point(m)]))
@@ -103,8 +103,9 @@ class Backward:
     """Boxes of the nodes in their order, ``boxes``; each is used for the lines of those behind it.
 
     A row of a node is bounded from below by a linear function of what the node reads, and so on to the inputs. Wherever a nonlinear node is
-    reached, the row is also bounded over the boxes of all nodes that it then speaks of; the best counts. All linear functions have floating-point
-    coefficients, and ``error`` is at least what rounding took from the inequality, since the sizes of all nodes' values are known.
+    reached, the row is also bounded over the boxes of all nodes that it then speaks of; the best counts. All linear functions have
+    floating-point coefficients, and ``error`` is at least what rounding took from the inequality, since the sizes of all nodes' values
+    are known.
 
     Args:
         nodes: the network.

@@ -102,7 +102,7 @@ def pushed(node: NodeLike, ds: Sequence[Array], xs: Sequence[Box]) -> Box:
     if node.op == "add":
         total = sum(part if sign > 0 else -part for sign, part in zip(node.attributes["signs"], ds, strict=True))
         # One rounding for each term but the first.
-        off = slack(len(ds)) * sum(np.abs(part) for part in ds) if sum(bool(part.any()) for part in ds) > 1 else 0.0
+        off = slack(len(ds)) * np.sum([np.abs(part) for part in ds], 0) * (sum(bool(part.any()) for part in ds) > 1)
         return Box(total - off, total + off)
     if node.op == "concat":
         whole = np.concatenate(ds, node.attributes["axis"] + 1)

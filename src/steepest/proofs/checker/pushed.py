@@ -9,7 +9,7 @@ import numpy as np
 
 from steepest.proofs.checker import functions, groups
 from steepest.proofs.checker.backward import least_over, rows_dot
-from steepest.proofs.checker.box import EPS, Array, Box, add, image, multiply, point, slack
+from steepest.proofs.checker.box import EPS, Array, Box, add, image, multiply, norm_above, point, slack
 from steepest.proofs.checker.linear import NodeLike, linear_part
 from steepest.proofs.checker.walk import matrix_constant
 
@@ -20,20 +20,31 @@ def linear_jacobian_constant(nodes: Sequence[NodeLike], p: float, boxes: Sequenc
     """Upper bound of the norm of every Clarke Jacobian over the boxes.
 
     For a row e of the output let ``G_k`` be the derivative of the row by node k's value: ``e`` at the output and ``sum J_r' G_r`` over
-    the readers r of k elsewhere. Then ``<c, G_k> = sum <J_r c, G_r>``. The entries of ``J_r c`` lie in intervals [a, b]; with g, an entry of
-    ``G_r``, in [l, u], their product is at least ``min(a g, b g)``, which is concave in g and so at least the line through its ends. The slopes of
+    the readers r of k elsewhere. Then ``<c, G_k> = sum <J_r c, G_r>``. The entries of ``J_r c`` lie in intervals [a, b]; with g, an
+    entry of ``G_r``, in [l, u], their product is at least ``min(a g, b g)``, which is concave in g and so at least the line through its
+    ends. The
+    slopes of
     these lines are the next direction. At any time the sum is at least what the boxes of the G reached allow.
     """
-    whole, sums = [], []
-    work = work / math.prod(nodes[-1].shape)
-    for i in range(math.prod(nodes[-1].shape)):
-        row = np.zeros(math.prod(nodes[-1].shape))
-        row[i] = 1.0
-        found = _Row(nodes, boxes, row.reshape(nodes[-1].shape), work)
-        whole.append(found.derivative.moved(np.ravel))
-        sums.append(found.length() if p == math.inf else math.inf)
+    if p == math.inf:
+        return max(row_length(nodes, boxes, i, work) for i in range(math.prod(nodes[-1].shape)))
+    whole = [_row(nodes, boxes, i, work).derivative.moved(np.ravel) for i in range(math.prod(nodes[-1].shape))]
     matrix = Box(np.stack([b.lo for b in whole]), np.stack([b.hi for b in whole]))
-    return min(matrix_constant(matrix, p), max(sums))
+    return matrix_constant(matrix, p)
+
+
+def row_length(nodes: Sequence[NodeLike], boxes: Sequence[Box], row: int, work: float) -> float:
+    """Upper bound of the sum of magnitudes in one row of every Clarke Jacobian over the boxes."""
+    found = _row(nodes, boxes, row, work)
+    return min(norm_above(found.derivative.size, 1.0), found.length())
+
+
+def _row(nodes: Sequence[NodeLike], boxes: Sequence[Box], row: int, work: float) -> _Row:
+    """The work is that for all rows together."""
+    count = math.prod(nodes[-1].shape)
+    unit = np.zeros(count)
+    unit[row] = 1.0
+    return _Row(nodes, boxes, unit.reshape(nodes[-1].shape), work / count)
 
 
 class _Row:
@@ -160,15 +171,15 @@ class _Row:
 
 def _straight(moved: Box, g: Box) -> tuple[Array, Array, Array]:
     """Slopes of lines below ``min(a g, b g)``, the sum of their offsets, and a bound of what rounding took."""
-    a, b, l, u = moved.lo, moved.hi, g.lo, g.hi
-    both = (l < 0) & (u > 0)
+    a, b, low, high = moved.lo, moved.hi, g.lo, g.hi
+    both = (low < 0) & (high > 0)
     with np.errstate(all="ignore"):
-        share = np.nan_to_num(np.where(both, u / (u - l), np.where(l >= 0, 1.0, 0.0)), nan=0.5)
+        share = np.nan_to_num(np.where(both, high / (high - low), np.where(low >= 0, 1.0, 0.0)), nan=0.5)
         slope = np.where(a == b, a, share * a + (1 - share) * b)
-        offset = np.where(both & (a != b), np.minimum((a - slope) * u, (b - slope) * l), 0.0)
+        offset = np.where(both & (a != b), np.minimum((a - slope) * high, (b - slope) * low), 0.0)
     wild = ~(np.isfinite(slope) & np.isfinite(offset))
     slope = np.where(wild, 0.0, slope)
-    offset = np.where(wild, np.where((l == 0) & (u == 0), 0.0, -np.inf), offset)
+    offset = np.where(wild, np.where((low == 0) & (high == 0), 0.0, -np.inf), offset)
     most = np.maximum(np.abs(a), np.abs(b))
     lost = 8 * slack(g.lo.size + 4) * rows_dot(np.where(np.isfinite(most), most, 0.0), g.size)
     return slope, offset.reshape(len(a), -1).sum(1), lost

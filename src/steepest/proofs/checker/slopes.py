@@ -95,13 +95,16 @@ def _difference_up(a: Array, b: Array) -> Array:
     return np.where(lost == 0, d, np.nextafter(d, np.inf))
 
 
-def slopes_prove(nodes: Sequence[NodeLike], boxes: Sequence[Box], steps: Mapping[int, Array], bound: float) -> bool:
+def slopes_prove(
+    nodes: Sequence[NodeLike], boxes: Sequence[Box], steps: Mapping[int, Array], bound: float, weights: Array | None = None
+) -> bool:
     """Whether multipliers prove an l2 bound over the boxes' region.
 
     Differences of two inputs x and of the outputs z of all nonlinear nodes obey ``(z - c v)^2 <= r^2 v^2`` for slopes in
     ``[c - r, c + r]``, where v is a linear map of earlier variables, built here from the weights. With multipliers ``t >= 0`` the
     matrix ``bound^2 E + sum t ((z - c v)(z - c v)' - r^2 v v') - C'C`` (E on the inputs, C the output's rows) is semidefinite only
-    if ``|C d| <= bound |x|``. It is scaled by powers of two to a diagonal of about one, and a Cholesky factorisation shifted by
+    if ``|C d| <= bound |x|``; with weights, E has them on its diagonal, and ``|C d|^2 <= bound^2 sum weights x^2``. It is scaled by
+    powers of two to a diagonal of about one, and a Cholesky factorisation shifted by
     more than all rounding must run to its end.
 
     Raises:
@@ -120,7 +123,8 @@ def slopes_prove(nodes: Sequence[NodeLike], boxes: Sequence[Box], steps: Mapping
                 found[i] = None
     if inequality.steps:
         raise ValueError(f"a step speaks of node {min(inequality.steps)}, which needs no multipliers")
-    return _definite(math.prod(nodes[0].shape), inequality.restrictions, _there(found[-1]), bound)
+    entries = math.prod(nodes[0].shape)
+    return _definite(np.ones(entries) if weights is None else weights.ravel(), inequality.restrictions, _there(found[-1]), bound)
 
 
 def _there(rows: Rows | None) -> Rows:
@@ -188,12 +192,12 @@ def _maximum(inequality: _Inequality, k: int, node: NodeLike, x: Rows) -> Rows:
     return entries[0][0]
 
 
-def _definite(inputs: int, restrictions: Sequence[_Restriction], out: Rows, bound: float) -> bool:
+def _definite(weights: Array, restrictions: Sequence[_Restriction], out: Rows, bound: float) -> bool:
     if not (math.isfinite(bound) and bound > 0):
         return False
     matrix = BlockMatrix()
     square = bound * bound * (1 - 4 * slack(1))
-    matrix.add(0, 0, np.full(inputs, square))
+    matrix.add(0, 0, square * weights)
     # For every block: what its entries may be off by, to be scaled; and for sums of squares, by the variables' own entries.
     sides: list[tuple[int, int, Array, float]] = []
     masses: list[tuple[int, Array]] = []
@@ -226,7 +230,7 @@ def _definite(inputs: int, restrictions: Sequence[_Restriction], out: Rows, boun
     beside = sum((s * float(np.linalg.norm(most * scale[z][:, None] * scale[b])) * (1 + slack(most.size))) ** 2 for z, b, most, s in sides)
     error = math.sqrt(2 * beside) + sum(float((m * scale[b] ** 2).sum()) * (1 + slack(m.size)) for b, m in masses)
     # The multipliers and the bound itself, on the diagonal.
-    error = error * (1 + slack(count)) + slack(count) * (4.0 + float((scale[0] ** 2).max(initial=0.0)) * square)
+    error = error * (1 + slack(count)) + slack(count) * (4.0 + float((scale[0] ** 2 * weights).max(initial=0.0)) * square)
     return matrix.scaled(scale).semidefinite(error * (1 + slack(64)))
 
 

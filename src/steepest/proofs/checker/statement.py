@@ -18,7 +18,7 @@ from steepest.proofs.checker.cover import Cover
 from steepest.proofs.checker.linear import NodeLike, Shape
 
 FORMAT = "steepest-certificate/1"
-METHODS = ("product", "jacobian", "linear-jacobian", "lipsdp", "lipsdp-channel", "splitting")
+METHODS = ("product", "jacobian", "linear-jacobian", "rowwise", "lipsdp", "lipsdp-channel", "splitting")
 NORMS = {"1": 1.0, "2": 2.0, "inf": math.inf}
 _LARGEST = 10**9
 _MOST = 10**6
@@ -51,6 +51,7 @@ class Statement:
     claims: dict[int, float]
     multipliers: dict[int, Array]
     cover: Cover | None
+    rows: tuple[dict[int, Array], ...] | None
     lower: float
     pair: tuple[Array, Array] | None
 
@@ -104,7 +105,7 @@ def read(certificate: Any, shape: Shape, outputs: int) -> Statement:
     if method not in METHODS:
         raise Malformed(f"The method {method!r} is not known; known are {', '.join(METHODS)}.")
     optimised = method.startswith("lipsdp")
-    key = "work" if method == "linear-jacobian" else "gain"
+    key = "work" if method in ("linear-jacobian", "rowwise") else "gain"
     lower, pair = 0.0, None
     if top.get("lower", False) is not None:
         below = _object(top.get("lower"), "lower")
@@ -120,6 +121,7 @@ def read(certificate: Any, shape: Shape, outputs: int) -> Statement:
         {k: _number(v, f"the {key} of a step") for k, v in _steps(upper.get("steps"), key).items()} if not optimised else {},
         {k: _multipliers(v) for k, v in _steps(upper.get("steps"), "multipliers").items()} if optimised else {},
         _cover(upper.get("cover"), shape) if method == "splitting" else None,
+        _rows(upper.get("rows")) if method == "rowwise" else None,
         lower,
         pair,
     )
@@ -207,6 +209,12 @@ def _cover(value: Any, shape: Shape) -> Cover:
         _array(entry.get("at"), "upper.cover.at", (size[0],)),
         tuple({k: _multipliers(v) for k, v in _steps(piece, "multipliers").items()} for piece in pieces),
     )
+
+
+def _rows(value: Any) -> tuple[dict[int, Array], ...]:
+    if not isinstance(value, list) or len(value) > _MOST:
+        raise Malformed("upper.rows is not a list.")
+    return tuple({k: _multipliers(v) for k, v in _steps(row, "multipliers").items()} for row in value)
 
 
 def _region(domain: Mapping[str, Any], shape: Shape) -> Region:

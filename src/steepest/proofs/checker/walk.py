@@ -35,6 +35,7 @@ def _affine(nodes: Sequence[NodeLike], node: NodeLike, x: Box) -> Box:
 
 
 def value_of(nodes: Sequence[NodeLike], node: NodeLike, xs: Sequence[Box]) -> Box:
+    """A box around a node's output, for boxes of its inputs."""
     if linear_part(node, _source(nodes, node)) is not None:
         return _affine(nodes, node, xs[0])
     if node.op in functions.FUNCTIONS:
