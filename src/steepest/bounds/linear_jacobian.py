@@ -25,21 +25,17 @@ from steepest.results import Domain, Step, UpperBound
 class LinearJacobian:
     """Linear bound propagation of the Clarke Jacobian.
 
-    A row of the Jacobian is ``G_0``, with ``G_l = e_i`` at the output and ``G_k = sum J_r' G_r`` over the nodes r that read node k. Then
-    ``<c, G_k> = sum <J_r c, G_r>``: a direction c at node k is pushed forward. Where ``J_r c`` depends on the point, its entries lie in
-    intervals [a, b], each times an entry g of ``G_r``, and ``min(a g, b g)`` is concave: over the interval [l, u] already known of g it
-    is at least its
-    chord, a linear function
-    of g, and the walk goes on with the chord's slope as direction, to the output, where G is known. On the way the sum is also bounded
-    by the intervals of the G reached, which are better where chords have become too loose; so the result is never wider than interval
-    propagation. Entries of G are bounded so in their order, from the output down, at the nodes with uncertain slopes, and finally at the
-    input. For linf the row's sum of magnitudes is bounded as one: ``|J_j|`` is at most its chord over its interval, and the sum of
-    chords is
-    one more direction.
+    A row of the Jacobian is ``G_0``, with ``G_l = e_i`` at the output and ``G_k = sum J_r' G_r`` over the nodes r that read node k.
+    Then ``<c, G_k> = sum <J_r c, G_r>``: a direction c at node k is pushed forward. Where ``J_r c`` depends on the point, its entries
+    lie in intervals [a, b], each times an entry g of ``G_r``, and ``min(a g, b g)`` is concave: over the interval [l, u] already
+    known of g it is at least its chord, a linear function of g, and the walk goes on with the chord's slope as direction, to the
+    output, where G is known. On the way the sum is also bounded by the intervals of the G reached, which are better where chords have
+    become too loose; so the result is never wider than interval propagation. Entries of G are bounded so in their order, from the
+    output down, at the nodes with uncertain slopes, and finally at the input. For linf the row's sum of magnitudes is bounded as one:
+    ``|J_j|`` is at most its chord over its interval, and the sum of chords is one more direction.
 
-    Enclosures of the values are tightened by backward linear bounds first. Rounding: directions are off by at most ``gamma |W| |c|``, so
-    their products
-    with G by ``gamma <|W| |c|, |G|>``.
+    Enclosures of the values are tightened by backward linear bounds first. Rounding: directions are off by at most ``gamma |W| |c|``,
+    so their products with G by ``gamma <|W| |c|, |G|>``.
 
     Args:
         entries: most numbers in the widest tensor of a batch of rows.

@@ -45,11 +45,9 @@ class Rowwise:
 
     The sum of magnitudes of the Jacobian's row is bounded by linear propagation, which is nearly exact in small regions. Where most
     slopes are uncertain, multipliers are far better: with weights w of the inputs, ``sum w = 1``, they prove ``(f_i(x) - f_i(y))^2 <=
-    L^2 sum_j w_j
-    (x_j - y_j)^2``,
-    which is at most ``L^2 |x - y|_inf^2``. For a linear map the best weights are proportional to the magnitudes of its row; here they
-    are taken from the row's interval Jacobian, its middle and its radius. Rows are taken in the order of their linear bounds, the largest
-    first, until no other can matter.
+    L^2 sum_j w_j (x_j - y_j)^2``, which is at most ``L^2 |x - y|_inf^2``. For a linear map the best weights are proportional to the
+    magnitudes of its row; here they are taken from the row's interval Jacobian, its middle and its radius. Rows are taken in the
+    order of their linear bounds, the largest first, until no other can matter.
 
     Args:
         sums: ``(graph, values) -> [batch, rows]``, bounds of the rows' sums of magnitudes over enclosures ``[batch, *node shape]``.

@@ -80,16 +80,13 @@ class Region:
 class BackwardBounds:
     """Backward linear bound propagation (CROWN), intersected with intervals.
 
-    A row of a node's output is bounded from below by a linear function of what the node reads, that by one of what those nodes read, and
-    so on to the inputs, where the least value over the region is known by the dual norm; and on the way over the boxes already known of
-    the nodes
-    that are reached,
-    which is better where the lines have become too loose. Every nonlinearity's lines need its input's enclosure, so nodes are bounded in
-    their order: those read by nonlinear nodes, and the output, backwards, and of these only the entries at which some slope is
-    uncertain. Everything
-    else is
-    enclosed by intervals from what it reads. Each rounding error is bounded by ``gamma(terms) |row| |term|``, with the sizes of terms
-    known from the enclosures, and subtracted. The enclosures are never wider than those of plain intervals.
+    A row of a node's output is bounded from below by a linear function of what the node reads, that by one of what those nodes read,
+    and so on to the inputs, where the least value over the region is known by the dual norm; and on the way over the boxes already
+    known of the nodes that are reached, which is better where the lines have become too loose. Every nonlinearity's lines need its
+    input's enclosure, so nodes are bounded in their order: those read by nonlinear nodes, and the output, backwards, and of these
+    only the entries at which some slope is uncertain. Everything else is enclosed by intervals from what it reads. Each rounding
+    error is bounded by ``gamma(terms) |row| |term|``, with the sizes of terms known from the enclosures, and subtracted. The
+    enclosures are never wider than those of plain intervals.
 
     Args:
         entries: most numbers in the widest tensor of a batch of rows.

@@ -36,10 +36,10 @@ def lines(op: Elementwise, x: Interval, pieces: int = PIECES) -> Lines:
     """The lines that are nearest to the function at the middle of each interval, and so leave the least area.
 
     The best lower line supports the convex envelope at the middle m: it joins a point left of m with one right of it so that it is
-    highest at m. Among the points are the ends and the kinks, and for a function that is not piecewise linear a grid. Whatever the slope,
-    the offset is the least excess of the function over it, from bounds of the slope on every part of the grid: within ``w^2 |f''| / (8
-    pieces^2)`` of the best. For a ReLU these are the chord, and the line of slope 0 or 1 that leaves the smaller area (Zhang et al.
-    2018).
+    highest at m. Among the points are the ends and the kinks, and for a function that is not piecewise linear a grid. Whatever the
+    slope, the offset is the least excess of the function over it, from bounds of the slope on every part of the grid: within ``w^2
+    |f''| / (8 pieces^2)`` of the best. For a ReLU these are the chord, and the line of slope 0 or 1 that leaves the smaller area
+    (Zhang et al. 2018).
 
     Args:
         op: the operator.

@@ -102,10 +102,10 @@ def _mixed(node: NodeLike, a: Array, x: Box, whole: Box) -> Part:
 class Backward:
     """Boxes of the nodes in their order, ``boxes``; each is used for the lines of those behind it.
 
-    A row of a node is bounded from below by a linear function of what the node reads, and so on to the inputs. Wherever a nonlinear node is
-    reached, the row is also bounded over the boxes of all nodes that it then speaks of; the best counts. All linear functions have
-    floating-point coefficients, and ``error`` is at least what rounding took from the inequality, since the sizes of all nodes' values
-    are known.
+    A row of a node is bounded from below by a linear function of what the node reads, and so on to the inputs. Wherever a nonlinear
+    node is reached, the row is also bounded over the boxes of all nodes that it then speaks of; the best counts. All linear functions
+    have floating-point coefficients, and ``error`` is at least what rounding took from the inequality, since the sizes of all nodes'
+    values are known.
 
     Args:
         nodes: the network.

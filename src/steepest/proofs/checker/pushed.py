@@ -19,12 +19,11 @@ _ENTRIES = 2**21
 def linear_jacobian_constant(nodes: Sequence[NodeLike], p: float, boxes: Sequence[Box], work: float) -> float:
     """Upper bound of the norm of every Clarke Jacobian over the boxes.
 
-    For a row e of the output let ``G_k`` be the derivative of the row by node k's value: ``e`` at the output and ``sum J_r' G_r`` over
-    the readers r of k elsewhere. Then ``<c, G_k> = sum <J_r c, G_r>``. The entries of ``J_r c`` lie in intervals [a, b]; with g, an
-    entry of ``G_r``, in [l, u], their product is at least ``min(a g, b g)``, which is concave in g and so at least the line through its
-    ends. The
-    slopes of
-    these lines are the next direction. At any time the sum is at least what the boxes of the G reached allow.
+    For a row e of the output let ``G_k`` be the derivative of the row by node k's value: ``e`` at the output and ``sum J_r' G_r``
+    over the readers r of k elsewhere. Then ``<c, G_k> = sum <J_r c, G_r>``. The entries of ``J_r c`` lie in intervals [a, b]; with g,
+    an entry of ``G_r``, in [l, u], their product is at least ``min(a g, b g)``, which is concave in g and so at least the line
+    through its ends. The slopes of these lines are the next direction. At any time the sum is at least what the boxes of the G
+    reached allow.
     """
     if p == math.inf:
         return max(row_length(nodes, boxes, i, work) for i in range(math.prod(nodes[-1].shape)))

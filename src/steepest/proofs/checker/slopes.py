@@ -100,12 +100,11 @@ def slopes_prove(
 ) -> bool:
     """Whether multipliers prove an l2 bound over the boxes' region.
 
-    Differences of two inputs x and of the outputs z of all nonlinear nodes obey ``(z - c v)^2 <= r^2 v^2`` for slopes in
-    ``[c - r, c + r]``, where v is a linear map of earlier variables, built here from the weights. With multipliers ``t >= 0`` the
-    matrix ``bound^2 E + sum t ((z - c v)(z - c v)' - r^2 v v') - C'C`` (E on the inputs, C the output's rows) is semidefinite only
-    if ``|C d| <= bound |x|``; with weights, E has them on its diagonal, and ``|C d|^2 <= bound^2 sum weights x^2``. It is scaled by
-    powers of two to a diagonal of about one, and a Cholesky factorisation shifted by
-    more than all rounding must run to its end.
+    Differences of two inputs x and of the outputs z of all nonlinear nodes obey ``(z - c v)^2 <= r^2 v^2`` for slopes in ``[c - r, c
+    + r]``, where v is a linear map of earlier variables, built here from the weights. With multipliers ``t >= 0`` the matrix
+    ``bound^2 E + sum t ((z - c v)(z - c v)' - r^2 v v') - C'C`` (E on the inputs, C the output's rows) is semidefinite only if ``|C
+    d| <= bound |x|``; with weights, E has them on its diagonal, and ``|C d|^2 <= bound^2 sum weights x^2``. It is scaled by powers of
+    two to a diagonal of about one, and a Cholesky factorisation shifted by more than all rounding must run to its end.
 
     Raises:
         ValueError: saying which step is missing or unusable.
