@@ -12,7 +12,7 @@ DOCS_STAMP := $(VENV)/.steepest-docs-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-overhead bench-curvature bench-diagnosis bench-fixes bench-distributed docs clean
+.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-local bench-overhead bench-curvature bench-diagnosis bench-fixes bench-distributed docs clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ bench-fixes: $(STAMP) ## how much of the gap to the repaired scripts the recomme
 
 bench-regions: $(STAMP) ## bounds over smaller regions of deep networks
 	$(BIN)/python benchmarks/regions.py -o benchmarks/results/regions.md
+
+bench-local: $(STAMP) ## local linf constants of small networks, and linear bounds of every operator
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/local.py -o benchmarks/results/local.md
 
 bench-diagnosis: $(STAMP) ## root causes found, missed and imagined, over folders of faulty and healthy scripts
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/diagnosis.py -o benchmarks/results/diagnosis.md

@@ -137,6 +137,23 @@ def test_gradients_lie_in_the_pullback(name, width):
 
 
 @ALL
+@pytest.mark.parametrize("width", [1e-6, 0.3, 2.0])
+def test_derivatives_along_directions_lie_in_the_push(name, width):
+    op, generator = EXAMPLES[name], torch.Generator().manual_seed(4)
+    xs = boxes(name, width, generator)
+    ds = tuple(torch.randn(3, *x.shape, generator=generator, dtype=torch.float64) for x in xs)
+    held = op.push(ds, *xs)
+    for _ in range(20):
+        at = tuple(b.lo + torch.rand(b.shape, generator=generator, dtype=torch.float64) * (b.hi - b.lo) for b in xs)
+        for row in range(3):
+            moved = torch.autograd.functional.jvp(op.evaluate, at, tuple(d[row] for d in ds))[1]
+            slack = 1e-11 * (1 + moved.abs())
+            assert ((moved >= held.lo[row] - slack) & (moved <= held.hi[row] + slack)).all()
+    batch = op.push(tuple(torch.stack([d, d]) for d in ds), *(x.map(lambda t: torch.stack([t, t])) for x in xs))
+    torch.testing.assert_close(batch.hi[1].expand(held.hi.shape), held.hi)
+
+
+@ALL
 @pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
 def test_secants_stay_below_the_constant(name, p):
     op, generator = EXAMPLES[name], torch.Generator().manual_seed(3)
