@@ -22,6 +22,7 @@ TINY = {
     "depth": {"seeds": 2, "steps": 4, "depths": (2, 6), "rates": (0.01,), "width": 8},
     "signal-propagation": {"seeds": 2, "depth": 6, "nets": 3, "widths": (24, 48)},
     "adam-divergence": {"seeds": 2, "steps": 63},
+    "proven-rates": {"seeds": 2, "depths": (2, 3), "size": 2, "samples": 4, "widths": (4, 8, 16), "steps": 6},
     "ultra-deep": {"seeds": 2, "depth": 20, "width": 8, "steps": 4, "rates": (0.001,), "skip_rates": (0.01,)},
 }
 
