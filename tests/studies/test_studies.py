@@ -23,6 +23,7 @@ TINY = {
     "signal-propagation": {"seeds": 2, "depth": 6, "nets": 3, "widths": (24, 48)},
     "adam-divergence": {"seeds": 2, "steps": 63},
     "proven-rates": {"seeds": 2, "depths": (2, 3), "size": 2, "samples": 4, "widths": (4, 8, 16), "steps": 6},
+    "ntk": {"seeds": 2, "widths": (4, 8), "draws": 3, "points": 6, "steps": 4, "labelled": 12, "usual": 6, "epochs": 1},
     "ultra-deep": {"seeds": 2, "depth": 20, "width": 8, "steps": 4, "rates": (0.001,), "skip_rates": (0.01,)},
 }
 

@@ -116,7 +116,7 @@ class ProvenRates(Study):
                 wide[kind, width] = [self._wide(kind, width, seed) for seed in range(self.seeds)]
         return Findings(
             f"deep linear networks, {', '.join(map(str, self.depths))} layers of {self.size}, loss |W - Phi|^2 / 2; two-layer "
-            f"ReLU networks, first layer trained, {self.samples} random unit inputs, targets of +-1; gradient descent, {self.steps} steps, float64",
+            f"ReLU networks, first layer trained, {self.samples} random unit inputs, targets of +-1; {self.steps} steps, float64",
             (*self._linear_claims(linear), *self._wide_claims(wide)),
             (_linear_figure(linear), self._error_figure(wide), self._way_figure(wide)),
         )

@@ -8,6 +8,7 @@ from steepest.studies.covariate_shift import CovariateShift
 from steepest.studies.depth import Depth
 from steepest.studies.ghost_batches import GhostBatches
 from steepest.studies.normalisation import Normalisation
+from steepest.studies.ntk import NTK
 from steepest.studies.proven_rates import ProvenRates
 from steepest.studies.signal_propagation import SignalPropagation
 from steepest.studies.smoothness import Smoothness
@@ -24,6 +25,7 @@ STUDIES: tuple[type[Study], ...] = (
     UltraDeep,
     AdamDivergence,
     ProvenRates,
+    NTK,
 )
 
 
