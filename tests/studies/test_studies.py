@@ -24,6 +24,7 @@ TINY = {
     "adam-divergence": {"seeds": 2, "steps": 63},
     "proven-rates": {"seeds": 2, "depths": (2, 3), "size": 2, "samples": 4, "widths": (4, 8, 16), "steps": 6},
     "ntk": {"seeds": 2, "widths": (4, 8), "draws": 3, "points": 6, "steps": 4, "labelled": 12, "usual": 6, "epochs": 1},
+    "mode-connectivity": {"seeds": 2, "widths": (4, 8), "steps": 6, "curve_steps": 4, "points": 5, "parting": (0, 2), "parting_width": 4},
     "ultra-deep": {"seeds": 2, "depth": 20, "width": 8, "steps": 4, "rates": (0.001,), "skip_rates": (0.01,)},
 }
 
