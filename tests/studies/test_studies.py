@@ -25,6 +25,7 @@ TINY = {
     "proven-rates": {"seeds": 2, "depths": (2, 3), "size": 2, "samples": 4, "widths": (4, 8, 16), "steps": 6},
     "ntk": {"seeds": 2, "widths": (4, 8), "draws": 3, "points": 6, "steps": 4, "labelled": 12, "usual": 6, "epochs": 1},
     "mode-connectivity": {"seeds": 2, "widths": (4, 8), "steps": 6, "curve_steps": 4, "points": 5, "parting": (0, 2), "parting_width": 4},
+    "lottery-tickets": {"seeds": 2, "widths": (6, 4), "steps": 4, "rounds": 2, "levels": (1, 2), "rewind": 2},
     "ultra-deep": {"seeds": 2, "depth": 20, "width": 8, "steps": 4, "rates": (0.001,), "skip_rates": (0.01,)},
 }
 

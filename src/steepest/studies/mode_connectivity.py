@@ -101,9 +101,9 @@ class ModeConnectivity(Study):
         progress("copies that part", 0.8)
         parted = self._part(data)
         return Findings(
-            f"64 inputs, two hidden ReLU layers of {', '.join(map(str, self.widths))}, scikit-learn's digits, {self.steps} steps of SGD "
-            f"with momentum, batch {self.batch}, rate {self.rate:g}, {self.curve_steps} for a curve; {self.points} points of each path; copies "
-            f"that part: width {self.parting_width}",
+            f"64 inputs, two hidden ReLU layers of {', '.join(map(str, self.widths))}, digits, {self.steps} steps of SGD "
+            f"with momentum, batch {self.batch}, rate {self.rate:g}, {self.curve_steps} for a curve; {self.points} points of a path; "
+            f"copies that part: width {self.parting_width}",
             (*self._claims(paths), *self._parting_claims(parted)),
             self._figures(paths, parted),
         )

@@ -80,9 +80,9 @@ class NTK(Study):
         usual = [self._usual(data, seed) for seed in range(self.seeds)]
         regression = _accuracy(_regression(data), data.test_y)
         return Findings(
-            f"two hidden ReLU layers on digits; in the kernel's parametrisation, of widths {', '.join(map(str, self.widths))}: "
-            f"{self.points} digits, even against odd, {self.steps} steps of gradient descent, and {self.labelled} digits for ten classes; in torch's "
-            f"own parametrisation, of width {self.usual}: all digits, {self.epochs} epochs of SGD",
+            f"two hidden ReLU layers on digits; in the kernel's parametrisation, widths {', '.join(map(str, self.widths))}: "
+            f"{self.points} digits, even against odd, {self.steps} steps of descent, and {self.labelled} digits for ten classes; in "
+            f"torch's own parametrisation, of width {self.usual}: all digits, {self.epochs} epochs of SGD",
             (
                 *self._start_claims(spread, distance),
                 *self._training_claims(trained),
