@@ -45,10 +45,10 @@ def network(widths: Sequence[int]) -> nn.Sequential:
 
 
 def pruned(weights: Mapping[str, Tensor], masks: Masks, keep: float) -> Masks:
-    """The masks after the smallest of the weights that are left have gone, over all layers at once, but for a share of them.
+    """The masks after the smallest of the weights that are left have gone, over all layers at once, until a share of them is left.
 
-    Source: J. Frankle, M. Carbin, The lottery ticket hypothesis: finding sparse, trainable neural networks, ICLR 2019, section 1 and appendix
-    F (pruning over all layers).
+    Source: J. Frankle, M. Carbin, The lottery ticket hypothesis: finding sparse, trainable neural networks, ICLR 2019, sections 1 and
+    4 (over all layers at once: there for deeper networks).
     """
     sizes = torch.cat([(weights[n].abs() * m)[m > 0] for n, m in masks.items()])
     kept = max(1, round(keep * len(sizes)))
@@ -130,8 +130,8 @@ class LotteryTickets(Study):
             for c, kind in enumerate(_CONTROLS):
                 outcomes[kind, level] = told[c * self.seeds : (c + 1) * self.seeds]
         return Findings(
-            f"64 inputs, hidden ReLU layers of {', '.join(map(str, self.widths))}, scikit-learn's digits; {self.steps} steps of SGD "
-            f"with momentum, batch {self.batch}, rate {self.rate:g} in each training; {self.rounds} rounds that keep {self.keep:g} of them",
+            f"64 inputs, hidden ReLU layers of {', '.join(map(str, self.widths))}, digits; {self.steps} steps of SGD with momentum, "
+            f"batch {self.batch}, rate {self.rate:g} in each training; {self.rounds} rounds, each keeps {self.keep:g} of the weights",
             (
                 *self._ticket_claims(outcomes),
                 *self._control_claims(outcomes),

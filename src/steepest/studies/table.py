@@ -7,6 +7,7 @@ from steepest.studies.adam_divergence import AdamDivergence
 from steepest.studies.covariate_shift import CovariateShift
 from steepest.studies.depth import Depth
 from steepest.studies.ghost_batches import GhostBatches
+from steepest.studies.large_batch import LargeBatch
 from steepest.studies.lottery_tickets import LotteryTickets
 from steepest.studies.mode_connectivity import ModeConnectivity
 from steepest.studies.normalisation import Normalisation
@@ -30,6 +31,7 @@ STUDIES: tuple[type[Study], ...] = (
     NTK,
     ModeConnectivity,
     LotteryTickets,
+    LargeBatch,
 )
 
 
