@@ -22,6 +22,22 @@ TINY = {
     "depth": {"seeds": 2, "steps": 4, "depths": (2, 6), "rates": (0.01,), "width": 8},
     "signal-propagation": {"seeds": 2, "depth": 6, "nets": 3, "widths": (24, 48)},
     "adam-divergence": {"seeds": 2, "steps": 63},
+    "proven-rates": {"seeds": 2, "depths": (2, 3), "size": 2, "samples": 4, "widths": (4, 8, 16), "steps": 6},
+    "ntk": {"seeds": 2, "widths": (4, 8), "draws": 3, "points": 6, "steps": 4, "labelled": 12, "usual": 6, "epochs": 1},
+    "mode-connectivity": {"seeds": 2, "widths": (4, 8), "steps": 6, "curve_steps": 4, "points": 5, "parting": (0, 2), "parting_width": 4},
+    "lottery-tickets": {"seeds": 2, "widths": (6, 4), "steps": 4, "rounds": 2, "levels": (1, 2), "rewind": 2},
+    "large-batch": {
+        "seeds": 2,
+        "train": 64,
+        "width": 4,
+        "batches": (8, 16, 32, 64),
+        "epochs": 2,
+        "tuning": 2,
+        "grid": 2,
+        "race_batches": (8, 32, 64),
+        "target": 2.2,
+        "limit": 6,
+    },
     "ultra-deep": {"seeds": 2, "depth": 20, "width": 8, "steps": 4, "rates": (0.001,), "skip_rates": (0.01,)},
 }
 
