@@ -129,6 +129,9 @@ class GradientPathProbe(Probe):
             seen.last = None
             return
         g = gather(shares, lambda p: p.grad.to_dense() if p.grad is not None and p.grad.is_sparse else p.grad)
+        # A fused method divides by the scale of a GradScaler as it steps.
+        scale = getattr(event.optimizer, "grad_scale", None)
+        g = g if scale is None else g / float(scale)
         square = g @ g
         if seen.last is not None and seen.last[0] == step - 1:
             seen.rows.append((step, sum(event.losses) / len(event.losses)))
