@@ -54,7 +54,9 @@ def diagnose(
         if not page.parent.is_dir():
             raise UsageError(f"there is no folder {page.parent} for the page")
     out = _take_stdout() if as_json else None
-    found = api.diagnose(script, arguments or (), curvature=curvature, convergence=convergence, try_fixes=try_fixes, fix_limit=fix_limit, progress=_tell)
+    found = api.diagnose(
+        script, arguments or (), curvature=curvature, convergence=convergence, try_fixes=try_fixes, fix_limit=fix_limit, progress=_tell
+    )
     if page is not None:
         write_text(page, render([found.to_json()]))
     if out is None:

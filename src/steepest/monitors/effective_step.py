@@ -49,7 +49,9 @@ def rule(optimizer: Optimizer) -> Rule:
     for method, found in _RULES:
         if isinstance(optimizer, method):
             if inspect.unwrap(type(optimizer).step) is not inspect.unwrap(method.step):
-                raise UsageError(f"{name} has a step of its own, which need not be that of {method.__name__}: its effective step is not known")
+                raise UsageError(
+                    f"{name} has a step of its own, which need not be that of {method.__name__}: its effective step is not known"
+                )
             return found
     if name in _OTHERS:
         raise UsageError(f"{name} is no Adam-type method: {_OTHERS[name]}")

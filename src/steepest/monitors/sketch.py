@@ -26,7 +26,8 @@ class Share:
 class Sketch:
     """``size`` of ``total`` coordinates, uniformly without replacement, the same ones at each step.
 
-    A complex parameter counts as its real and imaginary parts, which the methods treat as coordinates of their own. A sum over all coordinates is estimated by ``total / size`` times the sum over the sketch: unbiased, and exact where all are taken.
+    A complex parameter counts as its real and imaginary parts, which the methods treat as coordinates of their own. A sum over all
+    coordinates is estimated by ``total / size`` times the sum over the sketch: unbiased, and exact where all are taken.
     """
 
     shares: tuple[tuple[Share, ...], ...]

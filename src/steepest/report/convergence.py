@@ -50,7 +50,13 @@ def statements(measurements: Mapping[str, Any]) -> list[Statement]:
 
 
 def _adam_type(record: Mapping[str, Any]) -> Iterator[Statement]:
-    names = {"ratio": "the bound", "a": "A, squared steps", "b": "B, changes of steps", "b_squared": "B', the same squared", "gamma": "sum of least steps"}
+    names = {
+        "ratio": "the bound",
+        "a": "A, squared steps",
+        "b": "B, changes of steps",
+        "b_squared": "B', the same squared",
+        "gamma": "sum of least steps",
+    }
     for r in record["reports"]:
         found = [(names[k], e) for k, e in r["exponents"].items() if e is not None and k in names]
         rows = [Row(f"exponent of {name}", _number(e["value"]), f"[{_number(e['low'])}, {_number(e['high'])}]") for name, e in found]
@@ -83,7 +89,9 @@ def _gradients(record: Mapping[str, Any]) -> Iterator[Statement]:
             verdict, tone = path["verdict"], "good" if path["verdict"].startswith("the inequality") else "open"
             if path["points"] < 2:
                 verdict, tone = "the gradient is lost in its noise: too few points of the path are known to say anything", "open"
-            evidence = () if r["lost_from"] is None else (f"from step {r['lost_from']:,} on the gradient does not stand out from its noise",)
+            evidence = (
+                () if r["lost_from"] is None else (f"from step {r['lost_from']:,} on the gradient does not stand out from its noise",)
+            )
             yield Statement(
                 f"Polyak-Lojasiewicz inequality{of}", verdict, tone, tuple(rows), evidence, source="Karimi, Nutini and Schmidt 2016"
             )
@@ -107,7 +115,9 @@ def _gradients(record: Mapping[str, Any]) -> Iterator[Statement]:
                 source="McCandlish et al. 2018",
             )
         if variance is not None and variance["a"] is not None:
-            rows = tuple(Row(f"{k.upper()} of {what}", _number(variance[k])) for k, what in (("a", "1"), ("b", "|grad f|^2"), ("c", "f - f*")))
+            rows = tuple(
+                Row(f"{k.upper()} of {what}", _number(variance[k])) for k, what in (("a", "1"), ("b", "|grad f|^2"), ("c", "f - f*"))
+            )
             fit = Row("root mean square residual", _number(variance["unexplained"]))
             tone = "good" if variance["verdict"].startswith("no noise") else "open"
             yield Statement(
@@ -119,7 +129,9 @@ def _descent(record: Mapping[str, Any]) -> Iterator[Statement]:
     r = record["report"]
     rows = []
     if r["ratio"] is not None:
-        rows.append(Row("actual / promised decrease, median", _number(r["ratio"]), f"quartiles [{_number(r['low'])}, {_number(r['high'])}]"))
+        rows.append(
+            Row("actual / promised decrease, median", _number(r["ratio"]), f"quartiles [{_number(r['low'])}, {_number(r['high'])}]")
+        )
     if r["smoothness"] is not None:
         rows.append(Row("largest curvature along a step", _number(r["smoothness"]), f"rate {_number(record['rate'])}"))
     tone = "bad" if r["verdict"].startswith("steps raise") else "good" if (r["ratio"] or 0) >= 0.5 else "open"

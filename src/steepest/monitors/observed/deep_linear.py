@@ -36,8 +36,9 @@ class DeepLinearRecord:
 
 
 class DeepLinearProbe(Probe):
-    """Attaches itself where one model of two or more linear layers, without biases and activations, descends a squared error by SGD without
-    momentum or decay on the same batch in every step; else it takes no more notice.
+    """Attaches itself to a deep linear network that descends a squared error by plain SGD on one batch; else takes no more notice.
+
+    That is one model of two or more linear layers, without biases and activations, the same batch in every step, no momentum, no decay.
 
     With ``X'X = n c I`` the mean of squared errors over n samples and o outputs is, up to a constant, ``(2 c / o) |W - Phi|^2 / 2`` with
     ``Phi = Y'X / (n c)``. Cost: one singular value decomposition, a comparison of the batch in every step.

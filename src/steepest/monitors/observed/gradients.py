@@ -135,7 +135,7 @@ class GradientPathProbe(Probe):
         square = g @ g
         if seen.last is not None and seen.last[0] == step - 1:
             seen.rows.append((step, sum(event.losses) / len(event.losses)))
-            seen.moments.append(torch.stack([g @ seen.last[1], 0.5 * (square + seen.last[2])]))
+            seen.moments.append(torch.stack([g @ seen.last[1], 0.5 * (square + seen.last[2]), square]))
         seen.last = (step, g, square)
         seen.batch = max(seen.batch, self.run.losses[-1].weight * max(event.backwards, 1))
 
@@ -155,10 +155,11 @@ def _report(index: int, seen: _Seen, repeated: bool) -> GradientPathReport | Non
     products, squares, losses = moments[good, 0], moments[good, 1], losses[good]
     if len(losses) < FEWEST:
         return None
+    known, path, lost = bool((losses >= 0).all()), None, None
     if repeated:
-        products = squares
-    known = bool((losses >= 0).all())
-    path, lost = _path(steps, losses, products) if known else (None, None)
+        products = moments[good, 2]
+    if known:
+        path, lost = _path(steps, losses, products, 1 if repeated else PAIRS)
     late = slice(len(losses) // 2, None)
     noise = None
     if not repeated and seen.batch:
@@ -180,12 +181,13 @@ def _report(index: int, seen: _Seen, repeated: bool) -> GradientPathReport | Non
     )
 
 
-def _path(steps: Sequence[int], losses: Tensor, products: Tensor) -> tuple[PLReport, int | None]:
-    """Points of as few pairs as make the squared gradient stand out from its noise; the rest of the path, where none are enough, is lost."""
+def _path(steps: Sequence[int], losses: Tensor, products: Tensor, fewest: int) -> tuple[PLReport, int | None]:
+    """Points of as few pairs as make the squared gradient stand out from its noise; what is left at the end is lost in it."""
     monitor, start = PolyakLojasiewicz(), 0
-    for end in range(PAIRS, len(losses) + 1):
+    for end in range(fewest, len(losses) + 1):
         part = products[start:end]
-        if end - start >= PAIRS and float(part.mean()) > KNOWN * float(part.std()) / math.sqrt(len(part)):
+        error = float(part.std()) / math.sqrt(len(part)) if len(part) > 1 else 0.0
+        if end - start >= fewest and float(part.mean()) > KNOWN * error:
             monitor.record(float(losses[start:end].mean()), float(part.mean()))
             start = end
     return monitor.report(), steps[start] if len(losses) - start >= 2 * PAIRS else None

@@ -36,11 +36,12 @@ class KernelRecord:
 
 
 class KernelProbe(Probe):
-    """Attaches itself where one model with two weighted layers, a ReLU between them and one output descends a squared error by SGD
-    without momentum or decay on the same batch in every step; else it takes no more notice.
+    """Attaches itself to a two-layer network with ReLU that descends a squared error by plain SGD on one batch; else takes no more notice.
 
-    With output weights ``a_r`` and inputs x (a bias is an input that is 1) the kernel of the first layer is ``sum_r a_r^2 / m`` times m times
-    the Gram matrix of Du et al.; a mean of squared errors over n samples has the gradient of their sum of halves times ``2 / n``. Cost: n^3
+    That is one model with two weighted layers and one output, the same batch in every step, no momentum, no decay.
+
+    With output weights ``a_r`` and inputs x (a bias is an input that is 1) the kernel of the first layer is ``sum_r a_r^2`` times the
+    Gram matrix of Du et al.; a mean of squared errors over n samples has the gradient of their sum of halves times ``2 / n``. Cost: n^3
     once, a comparison of the batch in every step.
 
     Args:

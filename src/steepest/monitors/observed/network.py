@@ -1,5 +1,4 @@
-"""Recognises a run that trains a plain chain of linear layers by gradient descent on one batch: what the theories of special networks
-speak of."""
+"""Recognises what the theories of special networks speak of: a chain of linear layers, gradient descent, one batch."""
 
 from __future__ import annotations
 
