@@ -1,4 +1,4 @@
-"""Problems on which the rule of the verdict is scored, in two halves: what it was corrected on, and what it saw only afterwards.
+"""Problems on which the rule of the verdict is scored, in three parts: each was looked at only after the rule was fixed on those before.
 
 Many seeds descend at once: a method of Adam's type works coordinate by coordinate, so the seeds are rows of one parameter. What the
 monitor would say of each row comes from the product's own pieces (``test_held_out.py`` holds it equal to the monitor's report), and the
@@ -61,7 +61,8 @@ class Fate(StrEnum):
 def fate(start: float, middle: float, late: float, ratio: float) -> Fate:
     """From the gap at the start, its means over the second quarter and the second half of a long run, and their ratio over all seeds.
 
-    Moves away: it ends above its start and does not fall, nor do all seeds together. Converges: it falls with the rate (a level that stays would have the ratio 1),
+    Moves away: it ends above its start and does not fall, nor do all seeds together.
+    Converges: it falls with the rate (a level that stays would have the ratio 1),
     or has vanished. Slowly: all seeds together still fall.
     """
     if not math.isfinite(late) or (late > 1.05 * start and late >= 0.99 * middle and ratio > 0.95):
@@ -232,6 +233,7 @@ _FAMILIES: dict[str, tuple[tuple[tuple[str, Callable[[], Problem]], ...], ...]] 
     "Reddi, at random": (
         (("5, p = .2", lambda: at_random(5, 1, 0.2)), ("20, p = .06, 3-d", lambda: at_random(20, 1, 0.06, 3))),
         (("1010 and -10", lambda: at_random(1010, 10, 0.01)), ("3, p = .35, 6-d", lambda: at_random(3, 1, 0.35, 6))),
+        (("200 and -4", lambda: at_random(200, 4, 0.03)), ("40, p = .03, 2-d", lambda: at_random(40, 1, 0.03, 2))),
     ),
     "Chen, parabolas": (
         (
@@ -252,6 +254,7 @@ _FAMILIES: dict[str, tuple[tuple[tuple[str, Callable[[], Problem]], ...], ...]] 
             ("40-d, from the optimum", lambda: quadratic(40, 30, 0.0)),
             ("1-d", lambda: quadratic(1, 1, 2.0)),
         ),
+        (("2-d", lambda: quadratic(2, 3, 3.0)), ("1-d, heavy tails", lambda: quadratic(1, 1, 0.5, True))),
     ),
     "logistic regression": (
         (("20-d, batches of 10", lambda: logistic(0, 300, 20, 10)),),
@@ -267,12 +270,12 @@ _HEALTHY = ("Adam(.9, .999)", "RMSprop(.99)", "AMSGrad(.9, .999)", "AdaFom(.9)")
 _STEP = {"noisy quadratic": 0.02, "logistic regression": 0.02, "digits MLP": 0.003}
 
 
-def cases(half: int) -> Iterator[Case]:
-    """All of a half: 0, on which the rule was corrected, or 1, kept aside."""
+def cases(part: int) -> Iterator[Case]:
+    """All of a part: 0, on which the rule was made, 1, after which "met" was given one window more, 2, seen last."""
     for family, halves in _FAMILIES.items():
-        for name, _ in halves[half]:
+        for name, _ in halves[part] if part < len(halves) else ():
             if family in _HARD:
-                a = (0.1, 0.3)[half]
+                a = (0.1, 0.3, 0.2)[part]
                 for method in METHODS:
                     yield Case(family, name, method, "a / sqrt(t)", a)
                 for method in ("Adam(.9, .99)", "AMSGrad(0, .1)"):

@@ -14,6 +14,9 @@ SHORTEST = 16
 FEWEST = 4
 """Windows for an exponent."""
 
+SURE = 5
+"""Windows for "met": an interval from four has two degrees of freedom, and rare large gradients may not have come yet."""
+
 LATEST = 6
 """Windows that an exponent looks back: the beginning of a run is not its order of growth."""
 
@@ -44,8 +47,8 @@ def judge(
     """The verdict.
 
     Met: every term's increments fall against those of the sum of gamma, and that sum diverges, both with the whole of their
-    intervals and in the last doubling too; nothing rises, and the second moment does not forget. Failed: the bound's exponent is
-    zero or more, known well enough to say so, and there is evidence of a rise. Not guaranteed: all else.
+    intervals and in the last doubling too; nothing rises, the second moment does not forget, and there are windows enough.
+    Failed: the bound's exponent is zero or more, known well enough to say so, and there is evidence of a rise. Not guaranteed: all else.
 
     Args:
         forgets: whether the second moment is a moving average of fixed memory.
@@ -71,7 +74,7 @@ def judge(
     falling = all(getattr(used[-1], n) / used[-1].gamma <= getattr(used[-2], n) / used[-2].gamma for n in parts)
     if ratio.value >= -FLAT and ratio.low >= -KNOWN and evidence:
         verdict = Verdict.FAILED
-    elif ratio.high < -FLAT and falling and not evidence and not forgets:
+    elif ratio.high < -FLAT and falling and not evidence and not forgets and len(used) >= SURE:
         verdict = Verdict.MET
     else:
         verdict = Verdict.NOT_GUARANTEED
