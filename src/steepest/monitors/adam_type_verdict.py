@@ -110,8 +110,8 @@ def rises(windows: Sequence[Window]) -> tuple[str, ...]:
     """Evidence that the loss rises: sentences with numbers, none where nothing stands out from the noise.
 
     Either the mean step goes uphill along the gradients before it, in each of the last two windows; or the recorded loss of the last
-    window is above that of an earlier one and the highest so far, while in each of the last two windows the steps keep a direction and
-    do not go downhill. A higher loss alone is no evidence: from a start near the optimum it rises to the level of the noise, by steps
+    window is above that of an earlier one and the highest so far, while in each of the last two windows the steps keep a direction, and
+    over both do not go downhill. A higher loss alone is no evidence: from a start near the optimum it rises to the level of the noise, by steps
     without a direction, and falls with the rate later on.
     """
     found = []
@@ -124,7 +124,9 @@ def rises(windows: Sequence[Window]) -> tuple[str, ...]:
             f"over steps {last.first:,} to {2 * last.first - 1:,} the mean step went against descent: it added "
             f"{last.ascent:.3g} +- {last.ascent_error:.1g} a step to the loss, along the gradients before it"
         )
-    steady = all(_sigmas(w.drift, w.drift_error) > SIGMAS and _sigmas(w.ascent, w.ascent_error) > -DOWNHILL for w in known)
+    # Together: a cycle that blocks cut shifts the one against the other.
+    downhill = -sum(_sigmas(w.ascent, w.ascent_error) for w in known) / math.sqrt(2.0)
+    steady = downhill < DOWNHILL and all(_sigmas(w.drift, w.drift_error) > SIGMAS for w in known)
     losses = [(w.loss, w.loss_error, w.first) for w in windows if w.loss is not None and w.loss_error is not None]
     if len(losses) >= 3 and not math.isfinite(losses[-1][0]):
         found.append("the loss is no longer finite")
