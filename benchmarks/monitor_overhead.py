@@ -39,9 +39,9 @@ def ratio(make, batch: int, blocks: int, probes) -> tuple[float, float]:
             loss = F.cross_entropy(net(x), y)
             loss.backward()
             value = loss.item()
+            event = Step(done, False, optimizer, 0, done, (value,), 1, True)
             if watched:
                 run.add_loss(LossPoint(done, value, 0, batch))
-                event = Step(done, False, optimizer, 0, done, (value,), 1, True)
                 done += 1
                 with torch.no_grad():
                     for probe in probes:

@@ -156,8 +156,8 @@ def digits(hidden: int, batch: int, relu: bool) -> Problem:
     """A network with one hidden layer on scikit-learn's digits, a start of its own for each seed; the least loss is taken as 0."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    x, y = torch.tensor(found.data / 16, dtype=torch.float64)[:300], torch.tensor(found.target)[:300]
+    data, target = load_digits(return_X_y=True)
+    x, y = torch.tensor(data / 16, dtype=torch.float64)[:300], torch.tensor(target)[:300]
     shapes = ((64, hidden), (1, hidden), (hidden, 10), (1, 10))
 
     def logits(w: Tensor, inputs: Tensor) -> Tensor:
@@ -302,7 +302,7 @@ class Scored:
     def fates(self) -> tuple[Fate, ...]:
         """Of each seed, from ``levels``: the gap at the start, over the second quarter, over the second half."""
         ratio = float(self.levels[2].mean() / self.levels[1].mean())
-        return tuple(fate(*row, ratio) for row in self.levels.T.tolist())
+        return tuple(fate(start, middle, late, ratio) for start, middle, late in self.levels.T.tolist())
 
 
 def score(case: Case, *, seeds: int | None = None, long: int | None = None, dense: int = 256) -> Scored:

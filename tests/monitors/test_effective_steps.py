@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -32,11 +32,11 @@ METHODS: dict[str, Make] = {
 STEPS = 63
 
 
-def flat(tensors: list[Tensor]) -> Tensor:
+def flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([(torch.view_as_real(t) if t.is_complex() else t).detach().double().flatten() for t in tensors])
 
 
-def hold(optimizer: Optimizer, parameters: list[Tensor], step: Callable[[], Any] | None = None, scale: float = 1.0) -> None:
+def hold(optimizer: Optimizer, parameters: Sequence[Tensor], step: Callable[[], Any] | None = None, scale: float = 1.0) -> None:
     """A, B and B' of the monitor from nothing but iterates and gradients."""
     generator = torch.Generator().manual_seed(3)
     monitor = AdamTypeMonitor(optimizer)
@@ -156,7 +156,7 @@ def test_all_of_torch_is_covered_or_refused_by_name(name: str) -> None:
     method = getattr(torch.optim, name)
     if method is Optimizer or not issubclass(method, Optimizer):
         return
-    optimizer = method([nn.Parameter(torch.ones(2, 2))])
+    optimizer = method([nn.Parameter(torch.ones(2, 2))])  # pyright: ignore[reportCallIssue]
     if method in COVERED:
         AdamTypeMonitor(optimizer)
         return

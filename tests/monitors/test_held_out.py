@@ -49,7 +49,8 @@ def _wrong(case: Case, seeds: int | None) -> list[tuple[str, int, Fate, Verdict]
         for reports in (found.reports, found.silent)
         for horizon in HORIZONS
         for report, fate in zip(reports[horizon], found.fates, strict=True)
-        if (report.verdict is Verdict.MET and fate in (Fate.AWAY, Fate.STAYS)) or (report.verdict is Verdict.FAILED and fate is not Fate.AWAY)
+        if (report.verdict is Verdict.MET and fate in (Fate.AWAY, Fate.STAYS))
+        or (report.verdict is Verdict.FAILED and fate is not Fate.AWAY)
     ]
 
 

@@ -194,13 +194,14 @@ def test_the_kernel_attaches_to_a_wide_two_layer_network() -> None:
     torch.manual_seed(0)
     x = nn.functional.normalize(torch.randn(8, 10, dtype=torch.float64))
     y = torch.randn(8, 1, dtype=torch.float64)
-    model = nn.Sequential(nn.Linear(10, 2000, bias=False), nn.ReLU(), nn.Linear(2000, 1, bias=False)).double()
+    first, second = nn.Linear(10, 2000, bias=False, dtype=torch.float64), nn.Linear(2000, 1, bias=False, dtype=torch.float64)
+    model = nn.Sequential(first, nn.ReLU(), second)
     with torch.no_grad():
-        model[0].weight.normal_()
-        model[2].weight.copy_(model[2].weight.sign() / math.sqrt(2000))
-    model[2].requires_grad_(False)
+        first.weight.normal_()
+        second.weight.copy_(second.weight.sign() / math.sqrt(2000))
+    second.requires_grad_(False)
     with steepest.watch() as run:
-        values = _regression(model, SGD([model[0].weight], 2.0), x, y, 60)
+        values = _regression(model, SGD([first.weight], 2.0), x, y, 60)
     record = run.get(KernelRecord)
     assert record is not None, run.notes
     report = record.report

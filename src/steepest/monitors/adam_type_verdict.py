@@ -111,8 +111,8 @@ def rises(windows: Sequence[Window]) -> tuple[str, ...]:
 
     Either the mean step goes uphill along the gradients before it, in each of the last two windows; or the recorded loss of the last
     window is above that of an earlier one and the highest so far, while in each of the last two windows the steps keep a direction, and
-    over both do not go downhill. A higher loss alone is no evidence: from a start near the optimum it rises to the level of the noise, by steps
-    without a direction, and falls with the rate later on.
+    over both do not go downhill. A higher loss alone is no evidence: from a start near the optimum it rises to the level of the noise, by
+    steps without a direction, and falls with the rate later on.
     """
     found = []
     known = [w for w in windows if w.ascent is not None][-2:]

@@ -97,7 +97,9 @@ class Closed:
     def read(self, scale: float) -> Window:
         """As numbers; sums over coordinates are multiplied by ``scale``, sums over steps by what each step stands for."""
         a, b, b_squared, gamma = (float(x) * self.first / self.steps for x in self.terms.cpu())
-        moments = (None,) * 5 if self.moments is None else tuple(float(x) * scale for x in self.moments.cpu())
+        square, ascent, ascent_error, drift, drift_error = (
+            (None,) * 5 if self.moments is None else (float(x) * scale for x in self.moments.cpu())
+        )
         return Window(
             self.first,
             self.steps,
@@ -105,7 +107,11 @@ class Closed:
             b * scale,
             b_squared * scale,
             gamma,
-            *moments,
+            square,
+            ascent,
+            ascent_error,
+            drift,
+            drift_error,
             self.loss,
             self.loss_error,
         )

@@ -26,7 +26,7 @@ class Statement:
     Args:
         title: which theory, of which optimizer.
         verdict: a sentence.
-        tone: ``good``, ``open`` or ``bad``.
+        tone: ``good``, ``plain`` or ``bad``.
         rows: the numbers behind it.
         evidence: sentences with numbers.
         assumptions: of the theory that the run does not keep.
@@ -68,11 +68,11 @@ def _adam_type(record: Mapping[str, Any]) -> Iterator[Statement]:
         yield Statement(
             f"Theorem for Adam-type methods, {r['method']}",
             r["verdict"],
-            {"condition": "good", "failed, w": "bad"}.get(r["verdict"][:9], "open"),
+            {"condition": "good", "failed, w": "bad"}.get(r["verdict"][:9], "plain"),
             tuple(rows),
             tuple(r["evidence"]),
             tuple(r["assumptions"]),
-            tuple((name, *(float(e[k]) for k in ("value", "low", "high"))) for name, e in found if math.isfinite(float(e["value"]))),
+            tuple((n, float(e["value"]), float(e["low"]), float(e["high"])) for n, e in found if math.isfinite(float(e["value"]))),
             "Chen, Liu, Sun and Hong 2019, theorem 3.1",
         )
 
@@ -86,9 +86,9 @@ def _gradients(record: Mapping[str, Any]) -> Iterator[Statement]:
         if path is not None:
             rows = [] if path["constant"] is None else [Row("mu along the path, f* = 0", _number(path["constant"]), part)]
             rows.append(Row("squared gradient at the end", _number(r["squared_gradient"]), f"+- {_number(r['squared_error'])}"))
-            verdict, tone = path["verdict"], "good" if path["verdict"].startswith("the inequality") else "open"
+            verdict, tone = path["verdict"], "good" if path["verdict"].startswith("the inequality") else "plain"
             if path["points"] < 2:
-                verdict, tone = "the gradient is lost in its noise: too few points of the path are known to say anything", "open"
+                verdict, tone = "the gradient is lost in its noise: too few points of the path are known to say anything", "plain"
             evidence = (
                 () if r["lost_from"] is None else (f"from step {r['lost_from']:,} on the gradient does not stand out from its noise",)
             )
@@ -110,7 +110,7 @@ def _gradients(record: Mapping[str, Any]) -> Iterator[Statement]:
             yield Statement(
                 f"Gradient noise scale{of}",
                 verdict,
-                "open",
+                "plain",
                 (Row("noise scale, in samples", _number(scale), interval), Row("batch", str(r["batch"]))),
                 source="McCandlish et al. 2018",
             )
@@ -119,7 +119,7 @@ def _gradients(record: Mapping[str, Any]) -> Iterator[Statement]:
                 Row(f"{k.upper()} of {what}", _number(variance[k])) for k, what in (("a", "1"), ("b", "|grad f|^2"), ("c", "f - f*"))
             )
             fit = Row("root mean square residual", _number(variance["unexplained"]))
-            tone = "good" if variance["verdict"].startswith("no noise") else "open"
+            tone = "good" if variance["verdict"].startswith("no noise") else "plain"
             yield Statement(
                 f"Variance of the gradient, fitted{of}", variance["verdict"], tone, (*rows, fit), source="Khaled and Richtarik 2020"
             )
@@ -134,7 +134,7 @@ def _descent(record: Mapping[str, Any]) -> Iterator[Statement]:
         )
     if r["smoothness"] is not None:
         rows.append(Row("largest curvature along a step", _number(r["smoothness"]), f"rate {_number(record['rate'])}"))
-    tone = "bad" if r["verdict"].startswith("steps raise") else "good" if (r["ratio"] or 0) >= 0.5 else "open"
+    tone = "bad" if r["verdict"].startswith("steps raise") else "good" if (r["ratio"] or 0) >= 0.5 else "plain"
     yield Statement(f"Descent lemma, {record['method']}", r["verdict"], tone, tuple(rows), source="Nesterov 2004, lemma 1.2.3")
 
 
@@ -146,7 +146,7 @@ def _edge(record: Mapping[str, Any]) -> Iterator[Statement]:
     rows = [Row("largest eigenvalue / what the step size bears, last", _number(known[-1]), f"at {len(known)} points")]
     if points[-1]["sharpness"] is not None:
         rows.append(Row("sharpness, last", _number(points[-1]["sharpness"])))
-    tone = "bad" if "lower the step" in stability else "good" if "below" in stability else "open"
+    tone = "bad" if "lower the step" in stability else "good" if "below" in stability else "plain"
     yield Statement("Edge of stability", stability, tone, tuple(rows), source="Cohen et al. 2021, 2022")
 
 
@@ -164,7 +164,7 @@ def _halves(record: Mapping[str, Any]) -> Iterator[Statement]:
     yield Statement(
         "Gradient noise scale, from halves of batches",
         f"the batch of {batch} is {where} the noise scale",
-        "open",
+        "plain",
         tuple(rows),
         source="McCandlish et al. 2018",
     )
@@ -178,7 +178,7 @@ def _kernel(record: Mapping[str, Any]) -> Iterator[Statement]:
     rows.append(Row("least eigenvalue of the limit kernel", _number(r["eigenvalue"])))
     if r["at_weights"] is not None:
         rows.append(Row("of the Gram matrix at the last weights", _number(r["at_weights"])))
-    tone = "good" if r["verdict"].startswith("the error falls at least") else "open"
+    tone = "good" if r["verdict"].startswith("the error falls at least") else "plain"
     title = f"Neural tangent kernel, width {record['width']}, {record['samples']} samples"
     yield Statement(title, r["verdict"], tone, tuple(rows), assumptions=tuple(record["assumptions"]), source="Du et al. 2019, theorem 4.1")
 
@@ -197,7 +197,7 @@ def _deep_linear(record: Mapping[str, Any]) -> Iterator[Statement]:
     yield Statement(
         f"Deep linear network, {record['depth']} layers",
         verdict,
-        "good" if verdict.startswith("all conditions") else "open",
+        "good" if verdict.startswith("all conditions") else "plain",
         tuple(rows),
         assumptions=tuple(record["assumptions"]),
         source="Arora et al. 2019, theorem 1",
