@@ -8,6 +8,7 @@ import pytest
 import steepest
 from race_tasks import SEEN, empty, tiny
 from steepest.errors import ModelError, UsageError
+from steepest.optim.catalogue import find
 from steepest.race import Task
 from steepest.race.contest import compare
 from steepest.results.race import Evaluation, RacedTrial, Standing
@@ -25,8 +26,8 @@ def test_every_method_gets_the_same_budget_and_the_same_seeds():
     assert {len(e.tuning) for e in contest.entries} == {5} and {len(e.budget) for e in contest.entries} == {5}
     seeds = {tuple(r.seed for r in e.runs) for e in contest.entries}
     assert len(seeds) == 1 and len(set(*seeds)) == 3
-    first = {e.method: e.tuning[0].point["lr"] for e in contest.entries}
-    assert first["sgd"] == first["momentum"]
+    first = {e.method: find(e.method).rate(e.tuning[0].point) for e in contest.entries}
+    assert first["sgd"] == pytest.approx(first["momentum"], rel=1e-3)
 
 
 def test_tuning_target_and_race_have_seeds_of_their_own():
@@ -160,4 +161,15 @@ def test_a_task_object_runs_here():
 
 def test_other_rates():
     (contest,) = _race(rates=(1e-3, 1e-2)).contests
-    assert all(1e-3 <= t.point["lr"] <= 1e-2 for e in contest.entries for t in e.tuning)
+    for e in contest.entries:
+        assert all(1e-3 <= find(e.method).rate(t.point) <= 1e-2 for t in e.tuning)
+    assert next(e for e in contest.entries if e.method == "momentum").space[0].name == "lr / (1 - momentum)"
+
+
+def test_a_schedule_is_for_all_methods_and_listed():
+    result = _race(schedule="cosine")
+    assert result.schedule == "cosine" and result.to_json()["schedule"] == "cosine"
+    plain = {e.method: [r.final for r in e.runs] for e in _race().contests[0].entries}
+    assert all([r.final for r in e.runs] != plain[e.method] for e in result.contests[0].entries)
+    with pytest.raises(UsageError, match="no schedule 'cos'; known are constant, warmup, step, cosine"):
+        _race(schedule="cos")

@@ -27,6 +27,7 @@ _METHODS = (
         "torch.optim.SGD",
         defaults={"momentum": 0.9},
         space={"lr": _GRADIENT, "momentum": _MOMENTUM},
+        summed="momentum",
     ),
     Method(
         "nesterov",
@@ -36,6 +37,7 @@ _METHODS = (
         options={"nesterov": True},
         defaults={"momentum": 0.9},
         space={"lr": _GRADIENT, "momentum": _MOMENTUM},
+        summed="momentum",
     ),
     Method("asgd", "Averaged SGD", "Polyak and Juditsky 1992", "torch.optim.ASGD", space={"lr": _GRADIENT}),
     Method("rprop", "Rprop", "Riedmiller and Braun 1993", "torch.optim.Rprop", space={"lr": _SIGNED}, needs=frozenset({Need.FULL_BATCH})),
@@ -152,6 +154,7 @@ _METHODS = (
         "pytorch_optimizer.LARS",
         "optim",
         space={"lr": LogUniform(1e-2, 1e2), "momentum": _MOMENTUM},
+        summed="momentum",
     ),
     Method(
         "lamb",
@@ -174,6 +177,7 @@ _METHODS = (
         defaults={"momentum": 0.9},
         space={"lr": _GRADIENT, "momentum": _MOMENTUM, "rho": LogUniform(1e-2, 1.0)},
         needs=frozenset({Need.CLOSURE, Need.GRADIENT}),
+        summed="momentum",
     ),
     Method(
         "sgd_schedule_free",

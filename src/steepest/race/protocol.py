@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,7 +61,8 @@ class Racing:
         seeds: fresh seeds.
         seed: from which the points and all seeds come.
         steps: gradients per trial instead of the task's own number.
-        rates: range of the rate for every method, instead of the catalogue's.
+        rates: range of the (effective) rate for every method, instead of the catalogue's.
+        schedule: of the rate, the same for all methods.
         level: of confidence of intervals.
     """
 
@@ -70,6 +71,7 @@ class Racing:
     seed: int = 0
     steps: int | None = None
     rates: tuple[float, float] | None = None
+    schedule: str = "constant"
     level: float = 0.95
 
     def run(self, raced: Sequence[Raced], names: Sequence[str], runner: Runner) -> RaceResult:
@@ -92,14 +94,15 @@ class Racing:
             if Need.FULL_BATCH in find(name).needs
         ]
         for contest in contests:
-            edges = [f"{e.method} {at_edge(e)}" for e in contest.entries if contest.ranked and at_edge(e)]
+            ends = [(e.method, at_edge(self._limited(find(e.method)), e.chosen)) for e in contest.entries if contest.ranked]
+            edges = [f"{name} {end}" for name, end in ends if end]
             if edges:
                 notes.append(
                     f"{contest.name}: the tuned rate lies at an end of its range ({', '.join(edges)}): a wider range may do better"
                 )
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         seconds = time.perf_counter() - started
-        return RaceResult(contests, profiles, problems, self.trials, self.seeds, self.seed, seconds, versions, tuple(notes))
+        return RaceResult(contests, profiles, problems, self.trials, self.seeds, self.seed, seconds, versions, tuple(notes), self.schedule)
 
     def _methods(self, task: Task, names: Sequence[str]) -> list[str]:
         return list(dict.fromkeys([*names, *(() if task.landscape else BASELINES)]))
@@ -121,9 +124,9 @@ class Racing:
 
         def setting(method: Method, point: dict[str, float], seed: int) -> Setting:
             every = max(1, min(task.every, steps))
-            return Setting(raced.spec, raced.fingerprint, raced.data, method.name, tuple(point.items()), seed, steps, every)
+            return Setting(raced.spec, raced.fingerprint, raced.data, method.name, tuple(point.items()), seed, steps, every, self.schedule)
 
-        drawn = {m.name: points(m.space, self.trials, self.seed) for m in methods}
+        drawn = {m.name: points(m, self.trials, self.seed) for m in methods}
         tuning = self._each(
             runner, f"{task.name}: tuning", {m.name: [setting(m, p, self._seed(0)) for p in drawn[m.name]] for m in methods}
         )
@@ -229,12 +232,10 @@ class Racing:
         return series, f"{len(costs)} tasks, median steps" if len(contests) > 1 else f"the {len(costs)} seeds of {contests[0].name}"
 
 
-def at_edge(e: Entry) -> str:
+def at_edge(method: Method, chosen: Mapping[str, float]) -> str:
     """Which end of its range the chosen rate is next to, within a twentieth of it; empty where neither."""
-    span = next((r for r in e.space if r.name == "lr"), None)
-    if span is None or not 0 < span.low < span.high:
-        return ""
-    place = math.log(e.chosen["lr"] / span.low) / math.log(span.high / span.low)
+    low, high = method.space["lr"].at(0.0), method.space["lr"].at(1.0)
+    place = math.log(method.rate(chosen) / low) / math.log(high / low)
     return "low" if place < 0.05 else "high" if place > 0.95 else ""
 
 

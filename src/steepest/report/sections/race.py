@@ -42,6 +42,7 @@ def article(result: Mapping[str, Any]) -> dict[str, Any]:
         "facts": [
             ("options tried per method", str(result["trials"])),
             ("fresh seeds", str(result["seeds"])),
+            ("schedule of the rates", str(result.get("schedule", "constant"))),
             ("seed", str(result["seed"])),
             ("seconds", f"{result['seconds']:.0f}"),
             *result["versions"].items(),
