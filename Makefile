@@ -74,8 +74,9 @@ bench-diagnosis: $(STAMP) ## root causes found, missed and imagined, over folder
 bench-overhead: $(STAMP) ## time of a training step with the default probes over one without, paired
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py -o benchmarks/results/overhead.md
 
-bench-distributed: $(STAMP) ## speed-up against workers and staleness, in the simulator
+bench-distributed: $(STAMP) ## speed-up against workers in the simulator; accuracy of four real processes
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distributed.py --jobs $(JOBS) -o benchmarks/results
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distributed_accuracy.py -o benchmarks/results/distributed_accuracy.md
 
 $(PEERS)/.installed: benchmarks/peers.txt
 	"$(PYTHON)" -m venv $(PEERS)

@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/distributed_accuracy.py [--seeds 5] [-o benchmarks/results/distributed_accuracy.md]
 
-Rank 0 serves, three ranks train ``examples/distributed_digits.py``'s network with SGD. A method reaches the serial accuracy where the 95 % interval of the
-mean difference, seed by seed, does not lie below zero and the mean is no more than a point below it: the standard error of one
-accuracy of 96 % over 400 images is one point.
+Rank 0 serves, three ranks train the network of ``examples/distributed_digits.py`` with SGD. A method reaches the serial accuracy where the
+95 % interval of the mean difference, seed by seed, does not lie below zero and the mean is no more than a point below it: the standard
+error of one accuracy of 96 % over 400 images is one point.
 """
 
 from __future__ import annotations
@@ -133,29 +133,27 @@ def main() -> None:
     for seed in range(options.seeds):
         rows.append(measure(seed, options.steps))
         print(rows[-1], flush=True)
-    lines = [
-        f"| {r.seed} | {r.serial:.4f} | {r.longer:.4f} | "
-        + " | ".join(f"{r.methods[n]:.4f} | {r.staleness[n]:.2f}" for n in METHODS)
-        + " |"
-        for r in rows
-    ]
+    lines = []
+    for r in rows:
+        methods = " | ".join(f"{r.methods[n]:.4f} | {r.staleness[n]:.2f}" for n in METHODS)
+        lines.append(f"| {r.seed} | {r.serial:.4f} | {r.longer:.4f} | {methods} |")
     verdicts = []
     for name in METHODS:
         for words, base in (("as many steps as one worker", "serial"), ("as many gradients as all workers", "longer")):
             differences = [r.methods[name] - getattr(r, base) for r in rows]
             found = mean_interval(differences)
-            verdict = "reached" if reaches(differences) else "not reached"
-            verdicts.append(
-                f"| {name} | {words} | {100 * found.value:+.2f} [{100 * found.low:+.2f}, {100 * found.high:+.2f}] | {verdict} |"
-            )
+            points = f"{100 * found.value:+.2f} [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
+            verdicts.append(f"| {name} | {words} | {points} | {'reached' if reaches(differences) else 'not reached'} |")
+    columns = " | ".join(f"{n} | its staleness" for n in METHODS)
     text = f"""# Four processes beside one
 
-By `make bench-distributed`. Digits, 64-32-10 with ReLU, SGD of rate 0.1, batches of 32, {options.steps} steps of each of three workers and a
-server over gloo; the centre's accuracy on 400 test images. A seed fixes initial weights and order of data; the interleaving of the processes is
-what it happens to be. Serial: one process with the batches of worker 0, after as many steps as one worker takes, and after as many gradients
-as all take together. Reached: the 95 % interval (Student's t) of the mean difference does not lie below zero, and the mean is at most one point below.
+By `make bench-distributed`. Digits, 64-32-10 with ReLU, SGD of rate 0.1, batches of 32, {options.steps} steps of each of three
+workers and a server over gloo; the centre's accuracy on 400 test images. A seed fixes initial weights and order of data; the
+interleaving of the processes is what it happens to be. Serial: one process with the batches of worker 0, after as many steps as one
+worker takes, and after as many gradients as all take together. Reached: the 95 % interval (Student's t) of the mean difference does
+not lie below zero, and the mean is at most one point below.
 
-| seed | serial | serial, 3 x steps | {" | ".join(f"{n} | its staleness" for n in METHODS)} |
+| seed | serial | serial, 3 x steps | {columns} |
 |---|---|---|{"---|---|" * len(METHODS)}
 {chr(10).join(lines)}
 
