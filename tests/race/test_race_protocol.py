@@ -131,6 +131,8 @@ def test_comparisons_are_paired():
         ({"trials": 0}, "trials must be at least 1"),
         ({"seeds": -1}, "seeds must be"),
         ({"steps": 0}, "steps must be"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"rates": (float("nan"), 1.0)}, "two positive numbers"),
         ({"jobs": 2, "task": tiny()}, "give it as module:function"),
         ({"task": "fashion_cnn", "data": "/nowhere"}, "there is no Fashion-MNIST in /nowhere"),
     ],

@@ -12,7 +12,9 @@ from steepest.errors import UsageError
 from steepest.optim.method import Method, Need
 from steepest.optim.space import LogUniform, OneMinusLogUniform
 
-_MOMENTUM = OneMinusLogUniform(1e-3, 0.5)
+# A memory of 1 / (1 - m) = 2 to 100 steps, the values in use. With 0.999 as the end, a third of the points would remember longer than
+# that, longer than a short run lasts.
+_MOMENTUM = OneMinusLogUniform(1e-2, 0.5)
 _BETA2 = OneMinusLogUniform(1e-4, 0.1)
 _DECAY = LogUniform(1e-5, 1e-1)
 _GRADIENT = LogUniform(1e-4, 10.0)

@@ -73,7 +73,7 @@ def race(
         LimitError: when stopped; finished trials are in the folder.
     """
     given = [task] if isinstance(task, (str, Task)) else list(task)
-    _require(trials, seeds, steps, rates, jobs)
+    _require(trials, seeds, steps, rates, jobs, seed)
     find_schedule(schedule)
     names = list(dict.fromkeys(optimizers))
     if not names or not given:
@@ -113,9 +113,11 @@ def _require_method(name: str) -> None:
             raise UsageError(f"{name} cannot race: it needs {words}, which a task does not give")
 
 
-def _require(trials: int, seeds: int, steps: int | None, rates: tuple[float, float] | None, jobs: int) -> None:
+def _require(trials: int, seeds: int, steps: int | None, rates: tuple[float, float] | None, jobs: int, seed: int) -> None:
     for name, number in (("trials", trials), ("seeds", seeds), ("steps", steps), ("jobs", jobs)):
         if number is not None and number < 1:
             raise UsageError(f"{name} must be at least 1, not {number}")
+    if seed < 0:
+        raise UsageError(f"seed must be at least 0, not {seed}")
     if rates is not None and not 0 < rates[0] < rates[1] < math.inf:
         raise UsageError(f"rates are two positive numbers, the lower first, not {rates[0]:g} and {rates[1]:g}")
