@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/race.py [--jobs 2] [--folder build/race] [-o benchmarks/results/race.md]
 
-Races that are in the folder are not raced again.
+Races and trials that are in the folder are not run again.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ def cpu() -> float:
 
 
 def raced(folder: Path, name: str, tasks: Sequence[str], seed: int, jobs: int) -> dict[str, Any]:
-    """The JSON of a race, with its processor seconds; from the folder where it is there."""
+    """The JSON of a race, with the processor seconds of the trials that were not there; from the folder where it is there."""
     path = folder / f"{name}.json"
     if not path.exists():
         started = cpu()
-        result = steepest.race(tasks, optimizers=OPTIMIZERS, seed=seed, jobs=jobs, progress=lambda stage, share: None)
-        folder.mkdir(parents=True, exist_ok=True)
+        result = steepest.race(tasks, optimizers=OPTIMIZERS, seed=seed, jobs=jobs, folder=folder / "trials")
         path.write_text(json.dumps({**result.to_json(), "cpu": cpu() - started}))
         print(f"{name}: {cpu() - started:.0f} s", flush=True)
     return json.loads(path.read_text())
@@ -94,7 +93,7 @@ def main() -> None:
         "",
         "## Four tasks",
         "",
-        f"Seed 0; {profile['cpu']:.0f} processor seconds. "
+        f"Seed 0; {profile['cpu']:.0f} processor seconds beyond those of the race above. "
         + "; ".join(f"{c['name']}: target {plain_text(float(c['target']))}, {c['measure']}" for c in profile["contests"])
         + ".",
         "",
