@@ -158,7 +158,12 @@ def test_an_unknown_name_lists_the_known_ones():
 
 def test_a_task_object_runs_here():
     assert isinstance(tiny(), Task)
-    assert _race(optimizers=["lbfgs"], trials=2, seeds=2).notes[0].startswith("lbfgs expects the same loss")
+
+
+def test_a_method_that_wants_the_same_loss_is_noted_where_batches_change():
+    options = {"optimizers": ["lbfgs"], "trials": 2, "seeds": 2}
+    assert _race(**options).notes[0].startswith("lbfgs expects the same loss at every step, and the batches of tiny do not")
+    assert not [note for note in _race([empty(), "saddle"], **options).notes if "expects" in note]
 
 
 def test_other_rates():

@@ -99,3 +99,9 @@ def test_the_race_in_a_browser(tmp_path, raced, scheme):
         browser.close()
     assert messages == []
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+
+
+def test_drawings_alone_speak_of_no_seeds_and_a_schedule_is_named():
+    page = render([steepest.race("saddle", optimizers=["sgd"], trials=2, schedule="cosine").to_json()])
+    shown = page.split('id="results">')[0]
+    assert "fresh seeds" not in shown and "schedule “cosine”" in shown

@@ -18,7 +18,7 @@ from steepest.race.contest import entry, relief
 from steepest.race.runner import Runner
 from steepest.race.space import points, rounded
 from steepest.race.statistics import performance_profile
-from steepest.race.task import Task
+from steepest.race.task import Task, same_batch
 from steepest.race.trial import Setting, require_finite
 from steepest.results.race import Contest, Entry, RacedTrial, RaceResult
 from steepest.results.study import Series
@@ -88,10 +88,11 @@ class Racing:
         runner.total = sum(self._trials(one.task, names) for one in raced)
         contests = tuple(self._contest(one, names, runner) for one in raced)
         profiles, problems = self._profiles([c for c in contests if c.ranked], names)
+        changing = [one.task.name for one in raced if not same_batch(one.task)]
         notes = [
-            f"{name} expects the same loss at every step, and tasks with batches do not give it that"
+            f"{name} expects the same loss at every step, and the batches of {', '.join(changing)} do not give it that"
             for name in names
-            if Need.FULL_BATCH in find(name).needs
+            if changing and Need.FULL_BATCH in find(name).needs
         ]
         for contest in contests:
             ends = [(e.method, at_edge(self._limited(find(e.method)), e.chosen)) for e in contest.entries if contest.ranked]
