@@ -19,7 +19,6 @@ from steepest.report.measured import interval_text, plain_text, steps_text
 from steepest.results.study import Interval
 
 OPTIMIZERS = ("sgd", "nesterov", "adam", "adamw", "rmsprop", "adagrad")
-SEEDS = (0, 1, 2)
 TASKS = ("digits_mlp", "autoencoder", "logistic", "quadratic")
 
 
@@ -28,12 +27,12 @@ def cpu() -> float:
     return sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 
 
-def raced(folder: Path, name: str, tasks: Sequence[str], seed: int, jobs: int) -> dict[str, Any]:
+def raced(folder: Path, name: str, tasks: Sequence[str], jobs: int, **options: int) -> dict[str, Any]:
     """The JSON of a race, with the processor seconds of the trials that were not there; from the folder where it is there."""
     path = folder / f"{name}.json"
     if not path.exists():
         started = cpu()
-        result = steepest.race(tasks, optimizers=OPTIMIZERS, seed=seed, jobs=jobs, folder=folder / "trials")
+        result = steepest.race(tasks, optimizers=OPTIMIZERS, jobs=jobs, folder=folder / "trials", **options)
         path.write_text(json.dumps({**result.to_json(), "cpu": cpu() - started}))
         print(f"{name}: {cpu() - started:.0f} s", flush=True)
     return json.loads(path.read_text())
@@ -69,31 +68,37 @@ def table(heading: str, contests: Sequence[tuple[str, Mapping[str, Any]]]) -> li
 def main() -> None:
     parser = argparse.ArgumentParser(description="Races over seeds and tasks.")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the protocol")
+    parser.add_argument("--trials", type=int, default=24, help="of the race over tasks")
+    parser.add_argument("--fresh", type=int, default=10, help="fresh seeds of the race over tasks")
     parser.add_argument("--folder", type=Path, default=Path("build/race"), help="where finished races are kept")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "race.md")
     options = parser.parse_args()
-    by_seed = {seed: raced(options.folder, f"seed-{seed}", ["digits_mlp"], seed, options.jobs) for seed in SEEDS}
-    profile = raced(options.folder, "tasks", TASKS, 0, options.jobs)
-    seconds = ", ".join(f"{by_seed[s]['cpu']:.0f}" for s in SEEDS)
-    targets = ", ".join(plain_text(float(by_seed[s]["contests"][0]["target"])) for s in SEEDS)
+    seeds = options.seeds
+    by_seed = {seed: raced(options.folder, f"seed-{seed}", ["digits_mlp"], options.jobs, seed=seed) for seed in seeds}
+    profile = raced(options.folder, "tasks", TASKS, options.jobs, seed=0, trials=options.trials, seeds=options.fresh)
+    seconds = ", ".join(f"{by_seed[s]['cpu']:.0f}" for s in seeds)
+    targets = ", ".join(plain_text(float(by_seed[s]["contests"][0]["target"])) for s in seeds)
     factors = (1.0, 1.5, 2.0, 4.0)
     profiles = sorted(profile["profiles"], key=lambda p: -share_within(p, 2.0))
     lines = [
         "# Races",
         "",
-        f"By `make bench-race`: 24 trials per method, 10 fresh seeds, constant rates, torch {by_seed[0]['versions']['torch']}. "
+        f"By `make bench-race`: constant rates, torch {profile['versions']['torch']}. "
         "Medians with 95 % bootstrap intervals; a run that misses the target counts as infinite.",
         "",
         f"## `steepest race digits_mlp --optimizers {','.join(OPTIMIZERS)} --seed N`",
         "",
-        f"300 steps a trial. Seeds of the protocol {', '.join(map(str, SEEDS))}: targets {targets}, validation cross-entropy; "
+        f"24 trials of 300 steps per method, 10 fresh seeds. Seeds of the protocol {', '.join(map(str, seeds))}: "
+        f"targets {targets}, validation cross-entropy; "
         f"{seconds} processor seconds, start of the processes included.",
         "",
-        *table("seed", [(str(s), by_seed[s]["contests"][0]) for s in SEEDS]),
+        *table("seed", [(str(s), by_seed[s]["contests"][0]) for s in seeds]),
         "",
         "## Four tasks",
         "",
-        f"Seed 0; {profile['cpu']:.0f} processor seconds beyond those of the race above. "
+        f"Seed 0, {options.trials} trials per method, {options.fresh} fresh seeds; {profile['cpu']:.0f} processor seconds for the trials "
+        "that are not among those above. "
         + "; ".join(f"{c['name']}: target {plain_text(float(c['target']))}, {c['measure']}" for c in profile["contests"])
         + ".",
         "",

@@ -58,6 +58,8 @@ def test_ticks_are_inside_and_enough(low, high, log):
 def test_texts():
     assert [plain_text(v) for v in (0.0, 1e-11, 0.08123, 1234.5, 2.5e7, math.inf)] == ["0", "1e-11", "0.0812", "1234", "2.5e7", "inf"]
     assert interval_text(Interval(10.0, 5.0, math.inf), steps_text) == "10 [5, missed]"
+    assert interval_text(Interval(math.inf, math.inf, math.inf), steps_text) == "missed"
+    assert interval_text(Interval(math.inf, 5.0, math.inf), steps_text) == "missed [5, missed]"
 
 
 def test_names_are_escaped_and_the_data_are_there(raced):
