@@ -18,6 +18,9 @@ _MOMENTUM = OneMinusLogUniform(1e-2, 0.5)
 _BETA2 = OneMinusLogUniform(1e-4, 0.1)
 _DECAY = LogUniform(1e-5, 1e-1)
 _GRADIENT = LogUniform(1e-4, 10.0)
+# Effective rates lr / (1 - m). With noise the best is about that of plain descent; without, a step of up to 2 (1 + m) / L is stable, which is
+# an effective rate 1 / (1 - m) times as large and more.
+_EFFECTIVE = LogUniform(1e-3, 100.0)
 _SIGNED = LogUniform(1e-5, 1e-1)
 
 _METHODS = (
@@ -28,7 +31,7 @@ _METHODS = (
         "Polyak 1964",
         "torch.optim.SGD",
         defaults={"momentum": 0.9},
-        space={"lr": _GRADIENT, "momentum": _MOMENTUM},
+        space={"lr": _EFFECTIVE, "momentum": _MOMENTUM},
         summed="momentum",
     ),
     Method(
@@ -38,7 +41,7 @@ _METHODS = (
         "torch.optim.SGD",
         options={"nesterov": True},
         defaults={"momentum": 0.9},
-        space={"lr": _GRADIENT, "momentum": _MOMENTUM},
+        space={"lr": _EFFECTIVE, "momentum": _MOMENTUM},
         summed="momentum",
     ),
     Method("asgd", "Averaged SGD", "Polyak and Juditsky 1992", "torch.optim.ASGD", space={"lr": _GRADIENT}),
@@ -177,7 +180,7 @@ _METHODS = (
         "optim",
         options={"base_optimizer": SGD},
         defaults={"momentum": 0.9},
-        space={"lr": _GRADIENT, "momentum": _MOMENTUM, "rho": LogUniform(1e-2, 1.0)},
+        space={"lr": _EFFECTIVE, "momentum": _MOMENTUM, "rho": LogUniform(1e-2, 1.0)},
         needs=frozenset({Need.CLOSURE, Need.GRADIENT}),
         summed="momentum",
     ),
