@@ -27,12 +27,12 @@ def cpu() -> float:
     return sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 
 
-def raced(folder: Path, name: str, tasks: Sequence[str], jobs: int, **options: int) -> dict[str, Any]:
+def raced(folder: Path, name: str, tasks: Sequence[str], jobs: int, seed: int, trials: int = 24, seeds: int = 10) -> dict[str, Any]:
     """The JSON of a race, with the processor seconds of the trials that were not there; from the folder where it is there."""
     path = folder / f"{name}.json"
     if not path.exists():
         started = cpu()
-        result = steepest.race(tasks, optimizers=OPTIMIZERS, jobs=jobs, folder=folder / "trials", **options)
+        result = steepest.race(tasks, optimizers=OPTIMIZERS, trials=trials, seeds=seeds, seed=seed, jobs=jobs, folder=folder / "trials")
         path.write_text(json.dumps({**result.to_json(), "cpu": cpu() - started}))
         print(f"{name}: {cpu() - started:.0f} s", flush=True)
     return json.loads(path.read_text())

@@ -41,7 +41,7 @@ def test_points_lie_in_their_ranges_and_options_differ(name):
 
 
 def test_momentum_is_tuned_by_its_effective_rate():
-    """With one gradient throughout, x moves by lr / (1 - momentum) times it in each step in the end: ten times the rate of plain descent."""
+    """With one gradient throughout x moves in the end by lr / (1 - momentum) times it a step, ten times the rate of plain descent."""
     for plain, summed in zip(points(find("sgd"), 16, 2), points(find("momentum"), 16, 2), strict=True):
         x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
         optimizer, before = find("momentum").build([x], **summed), 0.0

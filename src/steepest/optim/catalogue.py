@@ -18,8 +18,8 @@ _MOMENTUM = OneMinusLogUniform(1e-2, 0.5)
 _BETA2 = OneMinusLogUniform(1e-4, 0.1)
 _DECAY = LogUniform(1e-5, 1e-1)
 _GRADIENT = LogUniform(1e-4, 10.0)
-# Effective rates lr / (1 - m). With noise the best is about that of plain descent; without, a step of up to 2 (1 + m) / L is stable, which is
-# an effective rate 1 / (1 - m) times as large and more.
+# Effective rates lr / (1 - m). With noise the best is about that of plain descent; without, steps of up to 2 (1 + m) / L are stable, an
+# effective rate more than 1 / (1 - m) times as large.
 _EFFECTIVE = LogUniform(1e-3, 100.0)
 _SIGNED = LogUniform(1e-5, 1e-1)
 
