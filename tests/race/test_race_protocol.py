@@ -41,7 +41,7 @@ def test_tuning_target_and_race_have_seeds_of_their_own():
 
 def test_figures_follow_from_the_runs():
     (contest,) = _race().contests
-    assert contest.target is not None and "three of four" in contest.target_from
+    assert contest.target is not None and "in three quarters of the steps on three of four" in contest.target_from
     order = [(e.steps.value, e.misses, e.best.value) for e in contest.entries]
     assert order == sorted(order)
     for e in contest.entries:
@@ -180,3 +180,13 @@ def test_a_schedule_is_for_all_methods_and_listed():
     assert all([r.final for r in e.runs] != plain[e.method] for e in result.contests[0].entries)
     with pytest.raises(UsageError, match="no schedule 'cos'; known are constant, warmup, step, cosine"):
         _race(schedule="cos")
+
+
+def test_the_target_takes_a_baseline_three_quarters_of_the_steps(tmp_path):
+    result = _race("race_tasks:tiny", optimizers=["sgd"], seeds=4, steps=12, folder=tmp_path)
+    kept = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    short = [k["trial"] for k in kept if k["setting"]["steps"] == 9]
+    assert len(short) == 8 and {t["method"] for t in short} == {"momentum", "adam"}
+    best = {name: sorted(min(e["value"] for e in t["evaluations"]) for t in short if t["method"] == name) for name in ("momentum", "adam")}
+    better = min(best.values(), key=lambda values: values[1])
+    assert result.contests[0].target == better[2]
