@@ -97,8 +97,7 @@ def main() -> None:
         "",
         "## Four tasks",
         "",
-        f"Seed 0, {options.trials} trials per method, {options.fresh} fresh seeds; {profile['cpu']:.0f} processor seconds for the trials "
-        "that are not among those above. "
+        f"Seed 0, {options.trials} trials per method, {options.fresh} fresh seeds. "
         + "; ".join(f"{c['name']}: target {plain_text(float(c['target']))}, {c['measure']}" for c in profile["contests"])
         + ".",
         "",

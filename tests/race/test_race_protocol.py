@@ -41,7 +41,7 @@ def test_tuning_target_and_race_have_seeds_of_their_own():
 
 def test_figures_follow_from_the_runs():
     (contest,) = _race().contests
-    assert contest.target is not None and "in three quarters of the steps on three of four" in contest.target_from
+    assert contest.target is not None and "in three quarters of the steps on 3 of 3 seeds" in contest.target_from
     order = [(e.steps.value, e.misses, e.best.value) for e in contest.entries]
     assert order == sorted(order)
     for e in contest.entries:

@@ -178,10 +178,11 @@ class Racing:
         ran = self._each(runner, f"{raced.task.name}: target", wanted)
         values = {name: sorted(t.best for t in trials) for name, trials in ran.items()}
         better = min(BASELINES, key=lambda name: values[name][(self.seeds - 1) // 2])
-        target = values[better][math.ceil(_SHARE * self.seeds) - 1]
+        reached = math.ceil(_SHARE * self.seeds)
+        target = values[better][reached - 1]
         return (
             target,
-            f"tuned {better}, the better of {' and '.join(BASELINES)}, reaches it in three quarters of the steps on three of four of "
+            f"tuned {better}, the better of {' and '.join(BASELINES)}, reaches it in three quarters of the steps on {reached} of "
             f"{self.seeds} seeds of their own",
         )
 
