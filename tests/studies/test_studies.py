@@ -22,6 +22,16 @@ TINY = {
     "depth": {"seeds": 2, "steps": 4, "depths": (2, 6), "rates": (0.01,), "width": 8},
     "signal-propagation": {"seeds": 2, "depth": 6, "nets": 3, "widths": (24, 48)},
     "adam-divergence": {"seeds": 2, "steps": 63},
+    "momentum": {
+        "seeds": 2,
+        "kappas": (3.0, 10.0),
+        "dimension": 3,
+        "nats": 3.0,
+        "most": 30,
+        "noisy": 4.0,
+        "averaged": 20,
+        "copies": 2,
+    },
     "ultra-deep": {"seeds": 2, "depth": 20, "width": 8, "steps": 4, "rates": (0.001,), "skip_rates": (0.01,)},
 }
 

@@ -7,6 +7,7 @@ from steepest.studies.adam_divergence import AdamDivergence
 from steepest.studies.covariate_shift import CovariateShift
 from steepest.studies.depth import Depth
 from steepest.studies.ghost_batches import GhostBatches
+from steepest.studies.momentum import Momentum
 from steepest.studies.normalisation import Normalisation
 from steepest.studies.signal_propagation import SignalPropagation
 from steepest.studies.smoothness import Smoothness
@@ -22,6 +23,7 @@ STUDIES: tuple[type[Study], ...] = (
     SignalPropagation,
     UltraDeep,
     AdamDivergence,
+    Momentum,
 )
 
 
