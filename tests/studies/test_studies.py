@@ -32,6 +32,21 @@ TINY = {
         "averaged": 20,
         "copies": 2,
     },
+    "saddle-escape": {
+        "seeds": 2,
+        "starts": 3,
+        "steps": 40,
+        "decades": 2,
+        "saddles": 3,
+        "chains": 2,
+        "most": 100,
+        "train": 32,
+        "width": 3,
+        "batch": 16,
+        "net_steps": 4,
+        "gd_rates": (0.1,),
+        "adam_rates": (0.003, 0.01),
+    },
     "ultra-deep": {"seeds": 2, "depth": 20, "width": 8, "steps": 4, "rates": (0.001,), "skip_rates": (0.01,)},
 }
 

@@ -9,6 +9,7 @@ from steepest.studies.depth import Depth
 from steepest.studies.ghost_batches import GhostBatches
 from steepest.studies.momentum import Momentum
 from steepest.studies.normalisation import Normalisation
+from steepest.studies.saddle_escape import SaddleEscape
 from steepest.studies.signal_propagation import SignalPropagation
 from steepest.studies.smoothness import Smoothness
 from steepest.studies.study import Study
@@ -24,6 +25,7 @@ STUDIES: tuple[type[Study], ...] = (
     UltraDeep,
     AdamDivergence,
     Momentum,
+    SaddleEscape,
 )
 
 
