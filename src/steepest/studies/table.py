@@ -10,9 +10,11 @@ from steepest.studies.ghost_batches import GhostBatches
 from steepest.studies.large_batch import LargeBatch
 from steepest.studies.lottery_tickets import LotteryTickets
 from steepest.studies.mode_connectivity import ModeConnectivity
+from steepest.studies.momentum import Momentum
 from steepest.studies.normalisation import Normalisation
 from steepest.studies.ntk import NTK
 from steepest.studies.proven_rates import ProvenRates
+from steepest.studies.saddle_escape import SaddleEscape
 from steepest.studies.signal_propagation import SignalPropagation
 from steepest.studies.smoothness import Smoothness
 from steepest.studies.study import Study
@@ -32,6 +34,8 @@ STUDIES: tuple[type[Study], ...] = (
     ModeConnectivity,
     LotteryTickets,
     LargeBatch,
+    Momentum,
+    SaddleEscape,
 )
 
 
