@@ -12,7 +12,7 @@ DOCS_STAMP := $(VENV)/.steepest-docs-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-local bench-overhead bench-curvature bench-diagnosis bench-fixes bench-distributed docs clean
+.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-local bench-overhead bench-curvature bench-diagnosis bench-fixes bench-distributed bench-race docs clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,8 +77,12 @@ bench-diagnosis: $(STAMP) ## root causes found, missed and imagined, over folder
 bench-overhead: $(STAMP) ## time of a training step with the default probes over one without, paired
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py -o benchmarks/results/overhead.md
 
-bench-distributed: $(STAMP) ## speed-up against workers and staleness, in the simulator
+bench-distributed: $(STAMP) ## speed-up against workers in the simulator; accuracy of four real processes
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distributed.py --jobs $(JOBS) -o benchmarks/results
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distributed_accuracy.py -o benchmarks/results/distributed_accuracy.md
+
+bench-race: $(STAMP) ## races over seeds of the protocol, and a performance profile over tasks
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/race.py --jobs $(JOBS) -o benchmarks/results/race.md
 
 $(PEERS)/.installed: benchmarks/peers.txt
 	"$(PYTHON)" -m venv $(PEERS)

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/distributed.py [--largest 1000] [-o benchmarks/results]
 
 Each step of a worker takes a time of mean 1, exponentially distributed; one in fifty takes twenty times as long. For each method and number
-of workers the best rate of a grid counts. Writes ``distributed.md`` and two SVGs.
+of workers the best rate of a grid counts. Writes ``distributed.md``, and two SVGs into ``docs``.
 """
 
 from __future__ import annotations
@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=1000, help="number of workers")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--figures", type=Path, default=Path(__file__).parents[1] / "docs")
     options = parser.parse_args()
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         rows = [row for found in pool.map(chain, METHODS, [options.largest] * len(METHODS)) for row in found]
@@ -196,22 +197,25 @@ def main() -> None:
         if "SGD" not in n or n.startswith(("asynchronous", "DC", "EA"))
     ]
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "distributed_speedup.svg").write_text(chart([s for s in scaling if s[1]], "workers", "speed-up"))
-    (options.output / "distributed_staleness.svg").write_text(
+    (options.figures / "distributed_speedup.svg").write_text(chart([s for s in scaling if s[1]], "workers", "speed-up"))
+    (options.figures / "distributed_staleness.svg").write_text(
         chart([s for s in late if s[1]], "mean staleness (updates between fetch and push)", "speed-up")
     )
+    largest = max(r.workers for r in rows)
+    dearest = max(r.cpu for r in rows if r.workers == largest)
     head = f"""# Workers against speed-up, simulated
 
 By `make bench-distributed`. Digits, 64-32-10 with ReLU, batches of 32, until {TARGET:.0%} test accuracy of the centre (looked at
 every 50 gradients) or 4,000 + 20 x workers gradients. Service times are exponential of mean 1, one in fifty twenty times as long; a
 message takes 0.02 on average. Best of the rates {", ".join(f"{r:g}" for r in RATES)} (all with one worker; then the best of the row
 before and its neighbours, one above and two below); one seed. Time is simulated, in mean service times; the speed-up is against one
-worker of the same method; CPU seconds are those of the simulation of one row.
+worker of the same method; CPU seconds are those of the simulation of one row; {largest} workers took at most {dearest:.1f}.
 
 | method | workers | rate | time to target | speed-up | gradients | mean staleness | accuracy | CPU s |
 |---|---|---|---|---|---|---|---|---|
 """
-    images = "\n\n![speed-up against workers](distributed_speedup.svg)\n\n![speed-up against staleness](distributed_staleness.svg)\n"
+    names = {"distributed_speedup": "speed-up against workers", "distributed_staleness": "speed-up against staleness"}
+    images = "\n" + "".join(f"\n![{words}](../../docs/{name}.svg)\n" for name, words in names.items())
     (options.output / "distributed.md").write_text(head + "\n".join(lines) + images)
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from steepest.monitors.observed import AdamTypeProbe
+from steepest.monitors.observed import cheap_probes
 from steepest.probes.defaults import default_probes
 from steepest.watch.hooks import Hooks
 from steepest.watch.observer import Observer
@@ -80,7 +80,7 @@ def measure(
     for _ in range(5):
         control()
     run = WatchedRun()
-    observer = Observer(run, (*default_probes(), AdamTypeProbe()) if probes else (), Schedule())
+    observer = Observer(run, (*default_probes(), *cheap_probes()) if probes else (), Schedule())
     watched: list[float] = []
     alone: list[float] = []
     chance = random.Random(0)

@@ -43,8 +43,8 @@ def digits() -> Digits:
     return Digits(x[train], y[train], x[test], y[test])
 
 
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
+def network(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 
 
@@ -61,13 +61,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Digits with several processes.")
     parser.add_argument("--method", choices=["easgd", "downpour", "compensated", "hogwild", "local"], default="easgd")
     parser.add_argument("--steps", type=int, default=1500, help="of each worker")
+    parser.add_argument("--seed", type=int, default=0, help="of the initial weights and of the order of the data")
     parser.add_argument("--checkpoints", help="folder, for --method local")
     options = parser.parse_args()
 
     dist.init_process_group("gloo")
-    rank, data, model = dist.get_rank(), digits(), network()
+    rank, data, model = dist.get_rank(), digits(), network(options.seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    batches = Shuffled(data.x, data.y, size=32)
+    batches = Shuffled(data.x, data.y, size=32, seed=options.seed)
 
     if options.method == "hogwild":
         share(model)
@@ -102,9 +103,9 @@ def main() -> None:
 
     if rank == 0:
         print(f"{options.method}: accuracy {data.accuracy(model):.4f} with {dist.get_world_size()} processes")
-        serial, optimizer_steps = network(), options.steps
+        serial = network(options.seed)
         optimizer = torch.optim.SGD(serial.parameters(), lr=0.1)
-        for step in range(optimizer_steps):
+        for step in range(options.steps):
             gradient(serial, optimizer, batches(0, step))
             optimizer.step()
         print(f"serial: accuracy {data.accuracy(serial):.4f} after as many steps as one worker")

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["torch", "torch._dynamo", "steepest.distributed"])
-LIMIT = 150.0
+LIMIT = 300.0
 
 
 def free_port():
@@ -37,7 +37,7 @@ def _rank(target, rank, size, port, results, arguments, timeout):
         dist.destroy_process_group()
 
 
-def run(target, size, *arguments, killed=(), timeout=60.0):
+def run(target, size, *arguments, killed=(), timeout=150.0):
     """What ``target(rank, *arguments)`` returned or raised, by rank; ranks in ``killed`` end themselves by ``die``."""
     results = CONTEXT.Queue()
     port = free_port()

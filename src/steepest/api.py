@@ -180,6 +180,7 @@ def diagnose(
     arguments: Sequence[str] = (),
     *,
     curvature: bool = False,
+    convergence: bool = False,
     try_fixes: bool = False,
     fix_limit: float | None = None,
     progress: Callable[[str], None] = lambda text: None,
@@ -190,6 +191,7 @@ def diagnose(
         script: a Python file.
         arguments: its command line.
         curvature: also measure the Hessian's largest eigenvalue and the gradient noise scale; they are among the measurements.
+        convergence: also hold the descent lemma against the run, and measure the curvature; the theories that cost little are always asked.
         try_fixes: run it again, up to six times, each time in a process of its own under an intervention that speaks to a finding, and
             compare what it reaches. The script does again whatever else it does, such as writing files.
         fix_limit: seconds that one such run may take; by default 30 and five times what the first run took.
@@ -203,7 +205,7 @@ def diagnose(
     """
     where = fixes.Surroundings(str(script), tuple(arguments))
     began = time.monotonic()
-    ran = run_script(script, arguments, curvature=curvature)
+    ran = run_script(script, arguments, curvature=curvature, convergence=convergence)
     spent = time.monotonic() - began
     run = ran.run
     findings = judge(run) if ran.ending.trained else ()

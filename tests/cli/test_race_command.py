@@ -49,6 +49,9 @@ def test_a_race_writes_its_page_and_its_json(tmp_path):
         (["race_tasks:tiny", "--optimizers", "adm"], 2, "known are adadelay"),
         (["race_tasks:broken"], 3, "is nan before the first step"),
         (["race_tasks:tiny", "--rates", "-1", "1"], 2, "two positive numbers"),
+        (["race_tasks:tiny", "--seed", "-1"], 2, "seed must be at least 0"),
+        (["race_tasks:tiny", "--schedule", "cos"], 2, "known are constant, warmup"),
+        (["race_tasks:tiny", "--optimizers", "svrg"], 2, "svrg cannot race"),
         (["fashion_cnn", "--data", "/nowhere"], 2, "there is no Fashion-MNIST"),
     ],
 )
@@ -56,6 +59,7 @@ def test_bad_requests(tmp_path, arguments, code, words):
     done = run("race", *arguments, "-o", tmp_path)
     assert done.returncode == code, done.stderr
     assert words in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
     assert not list(tmp_path.iterdir())
 
 

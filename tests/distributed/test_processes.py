@@ -46,7 +46,7 @@ def _served(rank, name, steps, victim=None, at=0, pause=0.0):
     method, optimizer = METHODS[name]
     model, source = tasks.network(), tasks.batches()
     made = None if optimizer is None else optimizer(list(model.parameters()))
-    member = join(method, model, made, patience=60.0)
+    member = join(method, model, made, patience=150.0)
     if member.serving:
         served = member.serve()
         return _parameters(model), served

@@ -8,6 +8,7 @@ import pytest
 import steepest
 from race_tasks import SEEN, empty, tiny
 from steepest.errors import ModelError, UsageError
+from steepest.optim.catalogue import find
 from steepest.race import Task
 from steepest.race.contest import compare
 from steepest.results.race import Evaluation, RacedTrial, Standing
@@ -25,8 +26,8 @@ def test_every_method_gets_the_same_budget_and_the_same_seeds():
     assert {len(e.tuning) for e in contest.entries} == {5} and {len(e.budget) for e in contest.entries} == {5}
     seeds = {tuple(r.seed for r in e.runs) for e in contest.entries}
     assert len(seeds) == 1 and len(set(*seeds)) == 3
-    first = {e.method: e.tuning[0].point["lr"] for e in contest.entries}
-    assert first["sgd"] == first["momentum"]
+    first = {e.method: find(e.method).rate(e.tuning[0].point) for e in contest.entries}
+    assert 10 * first["sgd"] == pytest.approx(first["momentum"], rel=1e-3)
 
 
 def test_tuning_target_and_race_have_seeds_of_their_own():
@@ -40,7 +41,7 @@ def test_tuning_target_and_race_have_seeds_of_their_own():
 
 def test_figures_follow_from_the_runs():
     (contest,) = _race().contests
-    assert contest.target is not None and "three of four" in contest.target_from
+    assert contest.target is not None and "in three quarters of the steps on 3 of 3 seeds" in contest.target_from
     order = [(e.steps.value, e.misses, e.best.value) for e in contest.entries]
     assert order == sorted(order)
     for e in contest.entries:
@@ -130,6 +131,8 @@ def test_comparisons_are_paired():
         ({"trials": 0}, "trials must be at least 1"),
         ({"seeds": -1}, "seeds must be"),
         ({"steps": 0}, "steps must be"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"rates": (float("nan"), 1.0)}, "two positive numbers"),
         ({"jobs": 2, "task": tiny()}, "give it as module:function"),
         ({"task": "fashion_cnn", "data": "/nowhere"}, "there is no Fashion-MNIST in /nowhere"),
     ],
@@ -155,9 +158,35 @@ def test_an_unknown_name_lists_the_known_ones():
 
 def test_a_task_object_runs_here():
     assert isinstance(tiny(), Task)
-    assert _race(optimizers=["lbfgs"], trials=2, seeds=2).notes[0].startswith("lbfgs expects the same loss")
+
+
+def test_a_method_that_wants_the_same_loss_is_noted_where_batches_change():
+    options = {"optimizers": ["lbfgs"], "trials": 2, "seeds": 2}
+    assert _race(**options).notes[0].startswith("lbfgs expects the same loss at every step, and the batches of tiny do not")
+    assert not [note for note in _race([empty(), "saddle"], **options).notes if "expects" in note]
 
 
 def test_other_rates():
     (contest,) = _race(rates=(1e-3, 1e-2)).contests
-    assert all(1e-3 <= t.point["lr"] <= 1e-2 for e in contest.entries for t in e.tuning)
+    for e in contest.entries:
+        assert all(1e-3 <= find(e.method).rate(t.point) <= 1e-2 for t in e.tuning)
+    assert next(e for e in contest.entries if e.method == "momentum").space[0].name == "lr / (1 - momentum)"
+
+
+def test_a_schedule_is_for_all_methods_and_listed():
+    result = _race(schedule="cosine")
+    assert result.schedule == "cosine" and result.to_json()["schedule"] == "cosine"
+    plain = {e.method: [r.final for r in e.runs] for e in _race().contests[0].entries}
+    assert all([r.final for r in e.runs] != plain[e.method] for e in result.contests[0].entries)
+    with pytest.raises(UsageError, match="no schedule 'cos'; known are constant, warmup, step, cosine"):
+        _race(schedule="cos")
+
+
+def test_the_target_takes_a_baseline_three_quarters_of_the_steps(tmp_path):
+    result = _race("race_tasks:tiny", optimizers=["sgd"], seeds=4, steps=12, folder=tmp_path)
+    kept = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    short = [k["trial"] for k in kept if k["setting"]["steps"] == 9]
+    assert len(short) == 8 and {t["method"] for t in short} == {"momentum", "adam"}
+    best = {name: sorted(min(e["value"] for e in t["evaluations"]) for t in short if t["method"] == name) for name in ("momentum", "adam")}
+    better = min(best.values(), key=lambda values: values[1])
+    assert result.contests[0].target == better[2]

@@ -48,6 +48,22 @@ def test_it_is_gradient_descent():
     assert all(b.seconds >= a.seconds for a, b in zip(trial.evaluations, trial.evaluations[1:], strict=False))
 
 
+def test_sharpness_aware_steps_climb_on_the_batch_they_descend_on():
+    """SAM as in its paper: g at x, then the gradient at x + rho g / |g| of the same batch, and the step from x along it."""
+    pytest.importorskip("pytorch_optimizer")
+    SEEN.clear()
+    point = (("lr", 0.1), ("momentum", 0.0), ("rho", 0.05))
+    trial = run_trial(_setting("sam", point, steps=12, every=4), tiny())
+    assert len(SEEN) == 12 and [e.step for e in trial.evaluations] == [0, 4, 8, 12]
+    x = SEEN[0][0].clone()
+    for (at, batch), (above, again) in zip(SEEN[::2], SEEN[1::2], strict=True):
+        assert torch.equal(batch, again) and torch.allclose(at, x, rtol=1e-9)
+        gradient = x - batch.mean(0)
+        assert torch.allclose(above, x + 0.05 * gradient / gradient.norm(), rtol=1e-9)
+        x -= 0.1 * (above - batch.mean(0))
+    assert trial.evaluations[-1].value == pytest.approx(float(x.square().sum() / 2), rel=1e-9)
+
+
 def test_gradients_are_what_counts():
     task = load_task("quadratic")
     trial = run_trial(_setting("lbfgs", (("lr", 1.0),), steps=60, every=10, task="quadratic"), task)

@@ -58,6 +58,8 @@ def test_ticks_are_inside_and_enough(low, high, log):
 def test_texts():
     assert [plain_text(v) for v in (0.0, 1e-11, 0.08123, 1234.5, 2.5e7, math.inf)] == ["0", "1e-11", "0.0812", "1234", "2.5e7", "inf"]
     assert interval_text(Interval(10.0, 5.0, math.inf), steps_text) == "10 [5, missed]"
+    assert interval_text(Interval(math.inf, math.inf, math.inf), steps_text) == "missed"
+    assert interval_text(Interval(math.inf, 5.0, math.inf), steps_text) == "missed [5, missed]"
 
 
 def test_names_are_escaped_and_the_data_are_there(raced):
@@ -99,3 +101,9 @@ def test_the_race_in_a_browser(tmp_path, raced, scheme):
         browser.close()
     assert messages == []
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+
+
+def test_drawings_alone_speak_of_no_seeds_and_a_schedule_is_named():
+    page = render([steepest.race("saddle", optimizers=["sgd"], trials=2, schedule="cosine").to_json()])
+    shown = page.split('id="results">')[0]
+    assert "fresh seeds" not in shown and "schedule “cosine”" in shown

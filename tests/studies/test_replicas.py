@@ -37,6 +37,27 @@ def test_each_member_trains_as_it_would_alone(momentum):
         torch.testing.assert_close(members.losses(x, y)[k], functional.cross_entropy(module(x), y).detach())
 
 
+@pytest.mark.parametrize("make", [lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), lambda p: torch.optim.Adam(p, 0.01)])
+def test_an_optimizer_over_the_stack_is_one_for_each(make):
+    modules = [_network() for _ in range(3)]
+    alone = copy.deepcopy(modules)
+    x, y = torch.randn(24, 3, dtype=torch.float64), torch.randint(0, 4, (24,))
+    order, seen = orders([0, 1, 2], 24, 8, 5), []
+    members = Replicas(modules)
+    losses = members.descend(x, y, order, make, seen.append)
+    assert seen == list(range(5)) and losses.dtype == torch.float64
+    for k, module in enumerate(alone):
+        optimizer = make(module.parameters())
+        for step in range(5):
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(module(x[order[k, step]]), y[order[k, step]])
+            loss.backward()
+            optimizer.step()
+            assert torch.allclose(loss, losses[k, step], atol=1e-10)
+        for name, p in module.named_parameters():
+            assert torch.allclose(p, members.parameters[name][k], atol=1e-10)
+
+
 def test_orders_are_epochs_without_replacement():
     order = orders([3, 3, 4], 20, 8, 6)
     assert order.shape == (3, 6, 8)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from steepest.results import Interval, Verdict
-from steepest.studies.verdicts import above, below, inside, mean_interval, ratio_interval, t_quantile, text, together
+from steepest.studies.verdicts import above, below, inside, listed, mean_interval, ratio_interval, slope, t_quantile, text, together
 
 HELD, PARTLY, NOT = Verdict.HELD, Verdict.PARTLY, Verdict.DID_NOT_HOLD
 
@@ -60,3 +60,8 @@ def test_what_is_not_finite_never_decides_by_accident():
     assert above(mean_interval([5.0]), 1.0) == PARTLY
     assert ratio_interval([0.0, 0.0], [1.0, 1.0]).high == 0.0
     assert text(Interval(12.345, 10.0, 15.0)) == "12.3 [10, 15]"
+
+
+def test_slope_and_list():
+    assert slope([0.0, 1.0, 2.0], [1.0, -1.5, -2.5]) == pytest.approx(-1.75)
+    assert listed({"a": Interval(1.0, 0.5, 2.0), "b": Interval(3.0, 3.0, 3.0)}) == "1 [0.5, 2] (a); 3 [3, 3] (b)"

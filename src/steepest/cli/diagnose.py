@@ -14,6 +14,7 @@ from rich.console import Console
 from steepest import api
 from steepest.cli.files import write_text
 from steepest.errors import UsageError
+from steepest.report.convergence import statements as convergence_statements
 from steepest.report.page import render
 from steepest.results.diagnosis import Diagnosis
 
@@ -28,6 +29,10 @@ def diagnose(
     strict: Annotated[bool, typer.Option("--strict", help="exit 1 where a finding is an error and the script itself succeeded")] = False,
     curvature: Annotated[
         bool, typer.Option("--curvature", help="measure the Hessian's largest eigenvalue and the gradient noise scale as well")
+    ] = False,
+    convergence: Annotated[
+        bool,
+        typer.Option("--convergence", help="ask the dear convergence theories as well: descent lemma, edge of stability, noise scale"),
     ] = False,
     try_fixes: Annotated[
         bool,
@@ -49,7 +54,9 @@ def diagnose(
         if not page.parent.is_dir():
             raise UsageError(f"there is no folder {page.parent} for the page")
     out = _take_stdout() if as_json else None
-    found = api.diagnose(script, arguments or (), curvature=curvature, try_fixes=try_fixes, fix_limit=fix_limit, progress=_tell)
+    found = api.diagnose(
+        script, arguments or (), curvature=curvature, convergence=convergence, try_fixes=try_fixes, fix_limit=fix_limit, progress=_tell
+    )
     if page is not None:
         write_text(page, render([found.to_json()]))
     if out is None:
@@ -85,8 +92,25 @@ def show(found: Diagnosis) -> None:
                 verdict = "it helped: recommended" if trial.helped else "it did not help"
                 said = f"{trial.metric} {trial.before:.4g} -> {trial.after:.4g}{aside}; {verdict}"
             console.print(f"   tried: {trial.intervention}: {said}" if trial.intervention else f"   not tried: {said}", markup=False)
+    show_convergence(console, found)
     for note in found.notes:
         console.print(f"note: {note}", markup=False)
+
+
+def show_convergence(console: Console, found: Diagnosis) -> None:
+    """What the convergence theories say."""
+    statements = convergence_statements(found.measurements)
+    if statements:
+        console.print("\nConvergence", markup=False)
+    for s in statements:
+        console.print(f"   {s.title}: {s.verdict}", markup=False)
+        for row in s.rows:
+            aside = f" {row.interval}" if row.interval else ""
+            console.print(f"   - {row.name}: {row.value}{aside}", markup=False)
+        for text in s.evidence:
+            console.print(f"   - {text}", markup=False)
+        if s.assumptions:
+            console.print(f"   not kept: {'; '.join(s.assumptions)}", markup=False)
 
 
 def _tell(text: str) -> None:

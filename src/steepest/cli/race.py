@@ -19,6 +19,7 @@ from steepest.errors import UsageError
 from steepest.optim.catalogue import catalogue
 from steepest.race import TASKS
 from steepest.race.race import OPTIMIZERS
+from steepest.race.schedule import SCHEDULES
 from steepest.report.measured import interval_text, seconds_text, steps_text
 from steepest.report.page import render
 from steepest.results.race import Contest, RaceResult
@@ -39,8 +40,11 @@ def race(
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="gradients per trial; by default the task's own number")] = None,
     rates: Annotated[
         tuple[float, float] | None,
-        typer.Option("--rates", metavar="LOW HIGH", help="range of the rate for every method; by default each has its own"),
+        typer.Option("--rates", metavar="LOW HIGH", help="range of the (effective) rate for every method; by default each has its own"),
     ] = None,
+    schedule: Annotated[
+        str, typer.Option("--schedule", metavar="NAME", help=f"of the rate, for every method: {', '.join(SCHEDULES)}")
+    ] = "constant",
     jobs: Annotated[
         int | None, typer.Option("--jobs", metavar="N", help="processes of one thread each; by default one per processor")
     ] = None,
@@ -71,6 +75,7 @@ def race(
             seeds=seeds,
             steps=steps,
             rates=rates,
+            schedule=schedule,
             seed=seed,
             jobs=jobs if jobs is not None else os.cpu_count() or 1,
             cluster_address=cluster,
@@ -119,7 +124,7 @@ def _show_contest(contest: Contest, result: RaceResult) -> None:
         out.width = _WIDTH
     out.print(
         f"[bold]{contest.name}[/bold]   {contest.measure}; {result.trials} trials of {contest.steps} steps per method, "
-        f"medians over {result.seeds} seeds [95 %]"
+        f"{result.schedule} rates, medians over {result.seeds} seeds [95 %]"
     )
     out.print(f"target {contest.target:.4g}: {contest.target_from}", markup=False)
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))

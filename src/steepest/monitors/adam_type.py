@@ -38,7 +38,8 @@ class AdamTypeMonitor:
     Cost: a few gathers per tensor in the steps that are looked at, all of the first ``dense`` and then about ``dense`` a doubling.
 
     Args:
-        optimizer: Adam, AdamW, AMSGrad, NAdam, RAdam, Adamax, RMSprop, Adagrad, AdaFom or AdaDelay (delays are taken to be 0).
+        optimizer: Adam, AdamW, AMSGrad, NAdam, RAdam, Adamax, RMSprop, Adagrad, AdaFom or AdaDelay (delays are taken to be 0), in any
+            of their implementations (foreach, fused, capturable), with any groups, complex parameters, ``maximize``, under a GradScaler.
         coordinates: size of the random sketch; smaller models are taken whole.
         dense: steps looked at in a window; a power of two.
         smoothness: L of the gradient, for the floor; 0 is the most that the theorem could promise.
@@ -134,6 +135,9 @@ class AdamTypeMonitor:
             self._begin(optimizer)
         if not self.sampling.takes(self.steps) or self._sketch is None:
             return
+        if _skips(optimizer):
+            self._before = None
+            return
         pairs = self._pairs(optimizer)
         x = torch.cat([gather(shares, lambda p: p) for _, shares in pairs])
         if self._step_of_effective == self.steps - 1 and self._after is not None:
@@ -159,7 +163,7 @@ class AdamTypeMonitor:
             self._sums = Sums(self.steps + 1, self._sums.coordinates, self._sums.device)
 
     def _begin(self, optimizer: Optimizer) -> None:
-        groups = [[p for p in g["params"] if p.requires_grad and not p.is_complex()] for g in optimizer.param_groups]
+        groups = [[p for p in g["params"] if p.requires_grad] for g in optimizer.param_groups]
         sketch = Sketch.of(groups, self.coordinates)
         if not sketch.size:
             return
@@ -192,6 +196,7 @@ class AdamTypeMonitor:
         assert self._sums is not None and self._before is not None
         x, gradients, moves, start = [], [], [], 0
         for group, shares in self._pairs(optimizer):
+            # A fused method under a GradScaler leaves its gradients divided by the scale.
             after, g = gather(shares, lambda p: p), gather(shares, _gradient)
             before = self._before[start : start + len(after)]
             start += len(after)
@@ -243,6 +248,12 @@ def _call(method: weakref.WeakMethod) -> None:
     found = method()
     if found is not None:
         found()
+
+
+def _skips(optimizer: Optimizer) -> bool:
+    """Whether a GradScaler has found infinities and a fused step will do nothing."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
 
 
 def _gradient(parameter: Tensor) -> Tensor | None:

@@ -14,6 +14,9 @@ SHORTEST = 16
 FEWEST = 4
 """Windows for an exponent."""
 
+SURE = 5
+"""Windows for "met": an interval from four has two degrees of freedom, and rare large gradients may not have come yet."""
+
 LATEST = 6
 """Windows that an exponent looks back: the beginning of a run is not its order of growth."""
 
@@ -24,7 +27,10 @@ KNOWN = 0.25
 """An exponent counts as zero only where its interval leaves out most of the way to the -1/2 of a method that works."""
 
 SIGMAS = 4.0
-"""Standard errors by which a rise must stand out, in each of two windows: a chance of 1e-9 for one that is none."""
+"""Standard errors by which a rise must stand out: a chance of 7e-4 by Student's t of 14 degrees of freedom, in each of two windows."""
+
+DOWNHILL = 2.0
+"""Standard errors by which steps that go downhill stand out: a risen loss then comes from the noise."""
 
 
 def judge(
@@ -41,8 +47,8 @@ def judge(
     """The verdict.
 
     Met: every term's increments fall against those of the sum of gamma, and that sum diverges, both with the whole of their
-    intervals and in the last doubling too; nothing rises, and the second moment does not forget. Failed: the bound's exponent is
-    zero or more, known well enough to say so, and there is evidence of a rise. Not guaranteed: all else.
+    intervals and in the last doubling too; nothing rises, the second moment does not forget, and there are windows enough.
+    Failed: the bound's exponent is zero or more, known well enough to say so, and there is evidence of a rise. Not guaranteed: all else.
 
     Args:
         forgets: whether the second moment is a moving average of fixed memory.
@@ -68,7 +74,7 @@ def judge(
     falling = all(getattr(used[-1], n) / used[-1].gamma <= getattr(used[-2], n) / used[-2].gamma for n in parts)
     if ratio.value >= -FLAT and ratio.low >= -KNOWN and evidence:
         verdict = Verdict.FAILED
-    elif ratio.high < -FLAT and falling and not evidence and not forgets:
+    elif ratio.high < -FLAT and falling and not evidence and not forgets and len(used) >= SURE:
         verdict = Verdict.MET
     else:
         verdict = Verdict.NOT_GUARANTEED
@@ -103,31 +109,41 @@ def floor(window: Window, largest: float, momentum: float, smoothness: float) ->
 def rises(windows: Sequence[Window]) -> tuple[str, ...]:
     """Evidence that the loss rises: sentences with numbers, none where nothing stands out from the noise.
 
-    Either the mean step goes uphill along the mean gradient, in each of the last two windows, or the recorded loss of the last window
-    is above that of an earlier one and the highest so far.
+    Either the mean step goes uphill along the gradients before it, in each of the last two windows; or the recorded loss of the last
+    window is above that of an earlier one and the highest so far, while in each of the last two windows the steps keep a direction, and
+    over both do not go downhill. A higher loss alone is no evidence: from a start near the optimum it rises to the level of the noise, by
+    steps without a direction, and falls with the rate later on.
     """
     found = []
-    known = [w for w in windows if w.ascent is not None and w.ascent_error is not None]
-    if len(known) >= 2 and all(_stands_out(w.ascent or 0.0, w.ascent_error or 0.0) for w in known[-2:]):
+    known = [w for w in windows if w.ascent is not None][-2:]
+    if len(known) < 2:
+        return ()
+    if all(_sigmas(w.ascent, w.ascent_error) > SIGMAS for w in known):
         last = known[-1]
         found.append(
             f"over steps {last.first:,} to {2 * last.first - 1:,} the mean step went against descent: it added "
-            f"{last.ascent:.3g} +- {last.ascent_error:.1g} a step to the loss, along the mean gradient"
+            f"{last.ascent:.3g} +- {last.ascent_error:.1g} a step to the loss, along the gradients before it"
         )
+    # Together: a cycle that blocks cut shifts the one against the other.
+    downhill = -sum(_sigmas(w.ascent, w.ascent_error) for w in known) / math.sqrt(2.0)
+    steady = downhill < DOWNHILL and all(_sigmas(w.drift, w.drift_error) > SIGMAS for w in known)
     losses = [(w.loss, w.loss_error, w.first) for w in windows if w.loss is not None and w.loss_error is not None]
     if len(losses) >= 3 and not math.isfinite(losses[-1][0]):
         found.append("the loss is no longer finite")
-    elif len(losses) >= 3:
+    elif len(losses) >= 3 and steady:
         value, error, first = losses[-1]
         low, low_error, low_first = min(losses[:-1])
         highest = all(value >= v - 2.0 * math.hypot(error, e) for v, e, _ in losses[:-1])
-        if highest and _stands_out(value - low, math.hypot(error, low_error)):
+        if highest and _sigmas(value - low, math.hypot(error, low_error)) > SIGMAS:
             found.append(
                 f"the loss rose from {low:.4g} +- {low_error:.1g} (steps from {low_first:,}) "
-                f"to {value:.4g} +- {error:.1g} (steps from {first:,})"
+                f"to {value:.4g} +- {error:.1g} (steps from {first:,}), by steps that keep their direction"
             )
     return tuple(found)
 
 
-def _stands_out(value: float, error: float) -> bool:
-    return value > SIGMAS * error and value > 0.0
+def _sigmas(value: float | None, error: float | None) -> float:
+    """A value in standard errors; 0 where it is 0 or not known."""
+    if not value or error is None:
+        return 0.0
+    return value / error if error > 0.0 else math.copysign(math.inf, value)

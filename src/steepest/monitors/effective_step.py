@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -42,13 +43,20 @@ def rule(optimizer: Optimizer) -> Rule:
     """The rule of an optimizer.
 
     Raises:
-        UsageError: for a method that is not of Adam's type.
+        UsageError: for a method that is not of Adam's type, and for one that has changed the step of such a method.
     """
+    name = type(optimizer).__name__
     for method, found in _RULES:
         if isinstance(optimizer, method):
+            if inspect.unwrap(type(optimizer).step) is not inspect.unwrap(method.step):
+                raise UsageError(
+                    f"{name} has a step of its own, which need not be that of {method.__name__}: its effective step is not known"
+                )
             return found
+    if name in _OTHERS:
+        raise UsageError(f"{name} is no Adam-type method: {_OTHERS[name]}")
     known = ", ".join(method.__name__ for method, _ in _RULES)
-    raise UsageError(f"{type(optimizer).__name__} is no Adam-type method: its steps are none of {known} (AdamW and AMSGrad are Adam's)")
+    raise UsageError(f"{name} is no Adam-type method: its steps are none of {known} (AdamW and AMSGrad are Adam's)")
 
 
 def _rate(group: Group) -> float:
@@ -153,6 +161,17 @@ def _always(group: Group) -> bool:
 def _never(group: Group) -> bool:
     return False
 
+
+_OTHERS = {
+    "Adadelta": "its rate is itself a moving average of its steps, a coordinate at a time",
+    "Adafactor": "its second moment is a product of row and column means, and its steps are clipped",
+    "ASGD": "it scales no coordinate by a second moment",
+    "LBFGS": "it scales by an approximate inverse Hessian",
+    "Muon": "it orthogonalises whole matrices",
+    "Rprop": "it moves by the gradient's sign and has no second moment",
+    "SGD": "it scales no coordinate by a second moment",
+    "SparseAdam": "it leaves the moments of a row as they are until the row has a gradient, so that there is no v_t in between",
+}
 
 _RULES: tuple[tuple[type[Optimizer], Rule], ...] = (
     (

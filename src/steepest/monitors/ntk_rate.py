@@ -106,7 +106,11 @@ class NTKRate:
         """``|y - u|^2`` before a step, every step in turn; with weights the least eigenvalue of their own Gram matrix too (n^3)."""
         self.errors.append(float(squared_error))
         if weights is not None:
-            self.at_weights = float(torch.linalg.eigvalsh(gram(weights, self.x))[0])
+            self.look(weights)
+
+    def look(self, weights: Tensor) -> None:
+        """Take the least eigenvalue of the Gram matrix at the first layer's weights ``[m, d]`` (n^3)."""
+        self.at_weights = float(torch.linalg.eigvalsh(gram(weights, self.x))[0])
 
     def report(self) -> KernelReport:
         """Predicted and measured."""

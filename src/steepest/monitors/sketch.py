@@ -18,7 +18,7 @@ class Share:
 
     def take(self, tensor: Tensor) -> Tensor:
         """Those coordinates of a tensor shaped like the parameter, ``[n]``; may be a view."""
-        flat = tensor.reshape(-1)
+        flat = entries(tensor)
         return flat if self.indices is None else flat.index_select(0, self.indices)
 
 
@@ -26,7 +26,8 @@ class Share:
 class Sketch:
     """``size`` of ``total`` coordinates, uniformly without replacement, the same ones at each step.
 
-    A sum over all coordinates is estimated by ``total / size`` times the sum over the sketch: unbiased, and exact where all are taken.
+    A complex parameter counts as its real and imaginary parts, which the methods treat as coordinates of their own. A sum over all
+    coordinates is estimated by ``total / size`` times the sum over the sketch: unbiased, and exact where all are taken.
     """
 
     shares: tuple[tuple[Share, ...], ...]
@@ -35,8 +36,8 @@ class Sketch:
 
     @staticmethod
     def of(groups: Sequence[Sequence[Tensor]], size: int, seed: int = 0) -> Sketch:
-        """A sketch of groups of real parameters. Draws from a generator of its own."""
-        total = sum(p.numel() for group in groups for p in group)
+        """A sketch of groups of parameters. Draws from a generator of its own."""
+        total = sum(_size(p) for group in groups for p in group)
         size = min(size, total)
         chosen = None
         if size < total:
@@ -48,7 +49,7 @@ class Sketch:
         for group in groups:
             own = []
             for p in group:
-                end = start + p.numel()
+                end = start + _size(p)
                 if chosen is None:
                     own.append(Share(p, None))
                 else:
@@ -63,6 +64,15 @@ class Sketch:
     def scale(self) -> float:
         """What sums over the sketch are multiplied by."""
         return self.total / max(self.size, 1)
+
+
+def entries(tensor: Tensor) -> Tensor:
+    """The real coordinates of a tensor, flat; may be a view."""
+    return torch.view_as_real(tensor.resolve_conj()).reshape(-1) if tensor.is_complex() else tensor.reshape(-1)
+
+
+def _size(parameter: Tensor) -> int:
+    return parameter.numel() * (2 if parameter.is_complex() else 1)
 
 
 def gather(shares: Sequence[Share], of: Callable[[Tensor], Tensor | None]) -> Tensor:

@@ -79,8 +79,8 @@ class Sums:
         moments = None
         if self.gradients is not None and self.moves is not None and all(self.counts):
             counts = torch.tensor(self.counts, dtype=torch.float64, device=self.device)[:, None]
-            moments = between(self.gradients / counts, self.moves / counts)
-        return Closed(self.first, sum(self.counts), self.terms, moments, *_mean(self.losses))
+            moments = moments_of(self.gradients / counts, self.moves / counts)
+        return Closed(self.first, sum(self.counts), self.terms, moments, *mean_and_error(self.losses))
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,9 @@ class Closed:
     def read(self, scale: float) -> Window:
         """As numbers; sums over coordinates are multiplied by ``scale``, sums over steps by what each step stands for."""
         a, b, b_squared, gamma = (float(x) * self.first / self.steps for x in self.terms.cpu())
-        square, ascent, error = (None,) * 3 if self.moments is None else (float(x) * scale for x in self.moments.cpu())
+        square, ascent, ascent_error, drift, drift_error = (
+            (None,) * 5 if self.moments is None else (float(x) * scale for x in self.moments.cpu())
+        )
         return Window(
             self.first,
             self.steps,
@@ -107,36 +109,41 @@ class Closed:
             gamma,
             square,
             ascent,
-            error,
+            ascent_error,
+            drift,
+            drift_error,
             self.loss,
             self.loss_error,
         )
 
 
-def between(gradients: Tensor, moves: Tensor) -> Tensor:
-    """Means of ``<g_i, g_j>`` and of ``<g_i, d_j>`` over blocks i != j, and the jackknife error of the latter, ``[3]``.
+def moments_of(gradients: Tensor, moves: Tensor) -> Tensor:
+    """Estimates of ``|E g|^2``, of ``<E g, E d>`` and its standard error, of ``|E d|^2`` and its standard error, ``[5]``.
 
-    Over independent blocks the first is an unbiased estimate of ``|E g|^2`` and the second one of ``<E g, E d>``: noise that gradient and
-    move share does not enter.
+    The first is the mean of ``<g_i, g_j>`` over blocks i != j, unbiased for independent blocks. The second is the mean over j of
+    ``<mean of g_i over i < j, d_j>``: each move against the gradients that came before it. The other order would hold gradients against
+    the very noise that has led to their points, and a walk that wanders off by its noise alone would seem to climb. Given the past, the
+    terms of a method that descends have no positive mean. The last is the same with moves against earlier moves, those of the block
+    just before left out, which momentum links: it is zero for a walk without a direction.
 
     Args:
-        gradients, moves: block means, ``[blocks, coordinates]``, at least three blocks.
+        gradients, moves: block means, ``[blocks, coordinates]`` in order, at least four blocks.
     """
     n = len(gradients)
-    total, moved = gradients.sum(0), moves.sum(0)
-    same = (gradients * moves).sum(1)
-    pairs = total @ moved - same.sum()
+    total = gradients.sum(0)
     square = (total @ total - gradients.square().sum()) / (n * (n - 1))
-    # Without block i: <G - g_i, D - d_i> - (sum of same - same_i).
-    without = total @ moved - gradients @ moved - moves @ total + same - (same.sum() - same)
-    without = without / ((n - 1) * (n - 2))
-    error = ((n - 1) / n * (without - without.mean()).square().sum()).sqrt()
-    return torch.stack([square, pairs / (n * (n - 1)), error])
+    counts = torch.arange(1, n, dtype=gradients.dtype, device=gradients.device)[:, None]
+    climbs = (gradients.cumsum(0)[:-1] / counts * moves[1:]).sum(1)
+    steady = (moves.cumsum(0)[:-2] / counts[:-1] * moves[2:]).sum(1)
+    return torch.stack([square, climbs.mean(), climbs.std() / math.sqrt(n - 1), steady.mean(), steady.std() / math.sqrt(n - 2)])
 
 
-def _mean(values: list[float]) -> tuple[float | None, float | None]:
+def mean_and_error(values: list[float]) -> tuple[float | None, float | None]:
+    """The mean of losses and its standard error from means of blocks, since successive losses are alike; None for too few."""
     n = len(values)
     if n < 2:
         return None, None
-    mean = sum(values) / n
-    return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    size = max(1, n // BLOCKS)
+    means = [sum(values[k : k + size]) / size for k in range(0, n - size + 1, size)]
+    mean, middle = sum(values) / n, sum(means) / len(means)
+    return mean, math.sqrt(sum((v - middle) ** 2 for v in means) / (len(means) - 1) / len(means))

@@ -20,6 +20,7 @@ _PRECISION = 9.7e-4
 _MOST_DIRECTIONS = 1024
 _FEW = 24
 _ENTRIES = 2**27
+_SETTLED = 0.5
 
 
 @dataclass(frozen=True)
@@ -300,15 +301,18 @@ def _solve(inner: _OnTorus | _Direct, columns: Tensor, tau: float, least: float,
     """``Z`` with ``H Z = F`` about, in float32, until ``T = F'Z + Z'R + R'R / least <= I``.
 
     T is ``F' H^-1 F`` and the square of the error of Z in the inner product ``<X, Y> = X' H (H / least - I) Y``. Block conjugate
-    gradients in this inner product make it least over the block Krylov space; each step takes from T what it takes from the error.
+    gradients in this inner product make it least over a block Krylov space; each step takes from T what it takes from the error.
+    Only combinations of columns on which T is still large are gone on with: most are settled by the first steps, and H is applied
+    to ever fewer.
     """
     f = columns.to(torch.float32)
 
     def h(x: Tensor) -> Tensor:
         return torch.add(inner.gram(x).neg_().add_(x, alpha=tau * tau), f @ (f.T @ x))
 
-    z, residual, direction, image = torch.zeros_like(f), f.clone(), f, h(f)
-    total, before = (f.T @ f).double() / least, math.inf
+    z, residual, total, before = torch.zeros_like(f), f.clone(), (f.T @ f).double() / least, math.inf
+    direction = f @ _large(total)
+    image = h(direction)
     for _ in range(most):
         # Times least: <D, D> and <D, Z - Z*>, of which only D, H D and the residual are known.
         inverse = _pseudo_inverse(image.T @ image - least * (direction.T @ image))
@@ -323,10 +327,17 @@ def _solve(inner: _OnTorus | _Direct, columns: Tensor, tau: float, least: float,
             return None
         before = top
         residual.addmm_(image, along, alpha=-1.0)
-        turned = h(residual)
+        left = residual @ _large(total)
+        turned = h(left)
         back = inverse @ (image.T @ turned - least * (direction.T @ turned))
-        direction, image = torch.addmm(residual, direction, back, alpha=-1.0), turned.addmm_(image, back, alpha=-1.0)
+        direction, image = left.addmm_(direction, back, alpha=-1.0), turned.addmm_(image, back, alpha=-1.0)
     return None
+
+
+def _large(total: Tensor) -> Tensor:
+    """Eigenvectors of T on which it is above ``_SETTLED``, in float32."""
+    values, vectors = torch.linalg.eigh(0.5 * (total + total.T))
+    return vectors[:, values > _SETTLED].to(torch.float32)
 
 
 def _pseudo_inverse(matrix: Tensor) -> Tensor:

@@ -12,10 +12,15 @@ from steepest.errors import UsageError
 from steepest.optim.method import Method, Need
 from steepest.optim.space import LogUniform, OneMinusLogUniform
 
-_MOMENTUM = OneMinusLogUniform(1e-3, 0.5)
+# A memory of 1 / (1 - m) = 2 to 100 steps, the values in use. With 0.999 as the end, a third of the points would remember longer than
+# that, longer than a short run lasts.
+_MOMENTUM = OneMinusLogUniform(1e-2, 0.5)
 _BETA2 = OneMinusLogUniform(1e-4, 0.1)
 _DECAY = LogUniform(1e-5, 1e-1)
 _GRADIENT = LogUniform(1e-4, 10.0)
+# Effective rates lr / (1 - m). With noise the best is about that of plain descent; without, steps of up to 2 (1 + m) / L are stable, an
+# effective rate more than 1 / (1 - m) times as large.
+_EFFECTIVE = LogUniform(1e-3, 100.0)
 _SIGNED = LogUniform(1e-5, 1e-1)
 
 _METHODS = (
@@ -26,7 +31,8 @@ _METHODS = (
         "Polyak 1964",
         "torch.optim.SGD",
         defaults={"momentum": 0.9},
-        space={"lr": _GRADIENT, "momentum": _MOMENTUM},
+        space={"lr": _EFFECTIVE, "momentum": _MOMENTUM},
+        summed="momentum",
     ),
     Method(
         "nesterov",
@@ -35,7 +41,8 @@ _METHODS = (
         "torch.optim.SGD",
         options={"nesterov": True},
         defaults={"momentum": 0.9},
-        space={"lr": _GRADIENT, "momentum": _MOMENTUM},
+        space={"lr": _EFFECTIVE, "momentum": _MOMENTUM},
+        summed="momentum",
     ),
     Method("asgd", "Averaged SGD", "Polyak and Juditsky 1992", "torch.optim.ASGD", space={"lr": _GRADIENT}),
     Method("rprop", "Rprop", "Riedmiller and Braun 1993", "torch.optim.Rprop", space={"lr": _SIGNED}, needs=frozenset({Need.FULL_BATCH})),
@@ -152,6 +159,7 @@ _METHODS = (
         "pytorch_optimizer.LARS",
         "optim",
         space={"lr": LogUniform(1e-2, 1e2), "momentum": _MOMENTUM},
+        summed="momentum",
     ),
     Method(
         "lamb",
@@ -172,8 +180,9 @@ _METHODS = (
         "optim",
         options={"base_optimizer": SGD},
         defaults={"momentum": 0.9},
-        space={"lr": _GRADIENT, "momentum": _MOMENTUM, "rho": LogUniform(1e-2, 1.0)},
+        space={"lr": _EFFECTIVE, "momentum": _MOMENTUM, "rho": LogUniform(1e-2, 1.0)},
         needs=frozenset({Need.CLOSURE, Need.GRADIENT}),
+        summed="momentum",
     ),
     Method(
         "sgd_schedule_free",

@@ -51,6 +51,8 @@ class Method:
         options: what the name fixes, such as ``amsgrad=True``.
         defaults: what it takes where nothing else is given, such as ``momentum=0.9``.
         space: per option the range it is tuned over, ``lr`` always among them. ``beta1`` and ``beta2`` are put into ``betas`` by ``build``.
+        summed: the option m of a method that follows the sum of m^k times past gradients, where others average them. A gradient then moves
+            the parameters by ``lr / (1 - m)`` in all, the effective rate, and the range of ``lr`` is that of the effective rate.
         needs: what the training loop must give beyond gradients.
         package: the module that the extra brings; by default the import path's first.
     """
@@ -64,12 +66,35 @@ class Method:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     space: Mapping[str, Range] = field(default_factory=dict)
     needs: frozenset[Need] = frozenset()
+    summed: str = ""
     package: str = ""
 
     @property
     def available(self) -> bool:
         """Whether the package that has it is installed."""
         return importlib.util.find_spec(self.package or self.import_path.split(".")[0]) is not None
+
+    @property
+    def rate_name(self) -> str:
+        """What ``space["lr"]`` is the range of."""
+        return f"lr / (1 - {self.summed})" if self.summed else "lr"
+
+    def rate(self, options: Mapping[str, float]) -> float:
+        """The number that ``space["lr"]`` is the range of: the effective rate of options."""
+        return options["lr"] / (1.0 - options[self.summed]) if self.summed else options["lr"]
+
+    def point(self, coordinates: Mapping[str, float]) -> dict[str, float]:
+        """The options at coordinates in [0, 1], one per option of the space.
+
+        With rate and momentum drawn apart, most points would have an effective rate that lies outside the range of plain descent: the
+        effective rate decides where descent is stable and how far it comes.
+
+        Source: Shallue et al. 2019, who tune the effective rate.
+        """
+        options = {name: span.at(coordinates[name]) for name, span in self.space.items()}
+        if self.summed:
+            options["lr"] *= 1.0 - options[self.summed]
+        return options
 
     def load(self) -> type[Optimizer]:
         """The class.

@@ -20,8 +20,8 @@ class SAGA(Descent):
         x <- x - lr [ (1/|B|) sum_{i in B} (grad f_i(x) - t_i) + (1/n) sum_i t_i ],   then   t_i <- grad f_i(x) for i in B
 
     (gradients at the same x). The direction is unbiased for every table. For mu-strongly convex and L-smooth f_i, single samples
-    drawn uniformly and ``lr = 1/(3L)``, E|x_k - x*|^2 falls by the factor ``1 - min(1/(4n), mu/(3L))`` a step (section 2 of the source), up
-    to a constant.
+    drawn uniformly, a table that holds the gradients at x_0 and ``lr = 1/(3L)``, E|x_k - x*|^2 is at most
+    ``(1 - min(1/(4n), mu/(3L)))^k (|x_0 - x*|^2 + 2n/(3L) (f(x_0) - f*))`` (section 2 of the source).
 
     A component is a sample: the closure returns the losses of the batch one by one and does not call ``backward``::
 

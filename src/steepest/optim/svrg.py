@@ -30,8 +30,8 @@ class SVRG(Descent):
                     return loss
                 optimizer.step(closure)
 
-    The direction is unbiased, and its variance falls with the distance of x and s from the minimum: for mu-strongly convex f and L-smooth
-    f_i, with single samples, m steps between snapshots, and the next snapshot drawn uniformly from those m iterates,
+    The direction is unbiased, and its variance falls with the distance of x and s from the minimum: for mu-strongly convex f, convex and
+    L-smooth f_i, with single samples, m steps between snapshots, and the next snapshot drawn uniformly from those m iterates,
     ``E f(s_k) - f* <= a^k (f(s_0) - f*)`` with ``a = 1 / (mu lr (1 - 2 L lr) m) + 2 L lr / (1 - 2 L lr)`` (theorem 1). Taking the last
     iterate instead, as above, is common practice. On deep networks the gain is small or none (Defazio and Bottou 2019).
 

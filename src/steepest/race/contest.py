@@ -41,7 +41,7 @@ def entry(
         reference: trials of the reference on the same seeds as ``runs``.
         path: of a landscape.
     """
-    ends = [(name, rounded(r.at(0.0)), rounded(r.at(1.0))) for name, r in method.space.items()]
+    ends = [(method.rate_name if name == "lr" else name, rounded(r.at(0.0)), rounded(r.at(1.0))) for name, r in method.space.items()]
     row = Entry(
         method.name,
         method.title,

@@ -13,6 +13,7 @@ from steepest.optim.catalogue import find
 from steepest.optim.method import Need
 from steepest.race.protocol import Raced, Racing
 from steepest.race.runner import Progress, Runner, cluster, local
+from steepest.race.schedule import find_schedule
 from steepest.race.store import Store
 from steepest.race.task import Task, fingerprint, load_task
 from steepest.results.race import RaceResult
@@ -33,6 +34,7 @@ def race(
     seeds: int = 10,
     steps: int | None = None,
     rates: tuple[float, float] | None = None,
+    schedule: str = "constant",
     seed: int = 0,
     jobs: int = 1,
     executor: Executor | None = None,
@@ -51,7 +53,9 @@ def race(
         trials: options tried per method.
         seeds: fresh seeds per method.
         steps: gradients per trial; by default the task's own number.
-        rates: ``(low, high)``, the range of the rate for every method, instead of each method's own.
+        rates: ``(low, high)``, the range of the rate for every method, instead of each method's own; of the effective rate
+            ``lr / (1 - momentum)`` where gradients are summed.
+        schedule: a name of ``steepest.race.schedule.SCHEDULES``: how the rate of every method changes over a run.
         seed: from which all points and seeds come: the same seed gives the same race, processor seconds aside.
         jobs: local processes, each of one thread; 1 is this process. With more, a script that calls this needs
             ``if __name__ == "__main__":``, and a ``Task`` must be named as ``"module:function"``.
@@ -64,12 +68,13 @@ def race(
         stop: ``stop.stop(reason)`` ends the race between trials.
 
     Raises:
-        UsageError: for an unknown task or method (lists the known ones), and options that cannot be.
+        UsageError: for an unknown task, method or schedule (lists the known ones), and options that cannot be.
         ModelError: where a task's loss is not finite before the first step.
         LimitError: when stopped; finished trials are in the folder.
     """
     given = [task] if isinstance(task, (str, Task)) else list(task)
-    _require(trials, seeds, steps, rates, jobs)
+    _require(trials, seeds, steps, rates, jobs, seed)
+    find_schedule(schedule)
     names = list(dict.fromkeys(optimizers))
     if not names or not given:
         raise UsageError("a race needs at least one task and one optimizer")
@@ -94,7 +99,7 @@ def race(
     )
     runner = Runner(make, store, stop or Deadline(), progress, objects)
     try:
-        return Racing(trials, seeds, seed, steps, rates).run(raced, names, runner)
+        return Racing(trials, seeds, seed, steps, rates, schedule).run(raced, names, runner)
     finally:
         if executor is None:
             runner.close()
@@ -108,9 +113,11 @@ def _require_method(name: str) -> None:
             raise UsageError(f"{name} cannot race: it needs {words}, which a task does not give")
 
 
-def _require(trials: int, seeds: int, steps: int | None, rates: tuple[float, float] | None, jobs: int) -> None:
+def _require(trials: int, seeds: int, steps: int | None, rates: tuple[float, float] | None, jobs: int, seed: int) -> None:
     for name, number in (("trials", trials), ("seeds", seeds), ("steps", steps), ("jobs", jobs)):
         if number is not None and number < 1:
             raise UsageError(f"{name} must be at least 1, not {number}")
+    if seed < 0:
+        raise UsageError(f"seed must be at least 0, not {seed}")
     if rates is not None and not 0 < rates[0] < rates[1] < math.inf:
         raise UsageError(f"rates are two positive numbers, the lower first, not {rates[0]:g} and {rates[1]:g}")

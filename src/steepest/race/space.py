@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch.quasirandom import SobolEngine
 
-from steepest.optim.space import Range
+from steepest.optim.method import Method
 
 _SHARED = ("lr", "momentum", "beta2", "weight_decay")
 _SAME = {"beta1": "momentum", "alpha": "beta2", "rho": "beta2"}
@@ -18,7 +18,7 @@ def coordinates(trials: int, seed: int) -> list[list[float]]:
     return SobolEngine(_DIMENSIONS, scramble=True, seed=seed).draw(trials).double().tolist()
 
 
-def points(space: Mapping[str, Range], trials: int, seed: int) -> list[dict[str, float]]:
+def points(method: Method, trials: int, seed: int) -> list[dict[str, float]]:
     """The options to try, rounded to four digits.
 
     The k-th trial of every method has the same coordinate for its rate, for its averaging of gradients (``momentum``, ``beta1``), for its
@@ -26,12 +26,13 @@ def points(space: Mapping[str, Range], trials: int, seed: int) -> list[dict[str,
     in its draws.
 
     Args:
-        space: range per option.
+        method: whose space it is.
         trials: how many points.
         seed: of the scrambling.
     """
-    slots = _slots(list(space))
-    return [{name: rounded(space[name].at(u[slots[name]])) for name in space} for u in coordinates(trials, seed)]
+    slots = _slots(list(method.space))
+    drawn = (method.point({name: u[slot] for name, slot in slots.items()}) for u in coordinates(trials, seed))
+    return [{name: rounded(value) for name, value in point.items()} for point in drawn]
 
 
 def rounded(value: float) -> float:

@@ -111,6 +111,12 @@ def full_batch(*tensors: Tensor) -> Callable[[Generator], Iterator[tuple[Tensor,
     return batches
 
 
+def same_batch(task: Task) -> bool:
+    """Whether the first two batches are one and the same object, as those of ``full_batch`` are."""
+    batches = task.batches(Generator().manual_seed(0))
+    return next(batches) is next(batches)
+
+
 @lru_cache(maxsize=32)
 def load_task(spec: str, data: str | None = None) -> Task:
     """The task of that name, or what ``module:function`` returns.

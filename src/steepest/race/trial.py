@@ -17,6 +17,8 @@ from torch.optim import Optimizer
 
 from steepest.errors import ModelError, SteepestError, UsageError
 from steepest.optim.catalogue import find
+from steepest.optim.method import Need
+from steepest.race.schedule import find_schedule
 from steepest.race.task import Task, load_task
 from steepest.results.race import Evaluation, RacedTrial
 
@@ -33,6 +35,7 @@ class Setting:
         point: its options.
         seed: of initial parameters and batches.
         steps, every: gradients in all, and between evaluations.
+        schedule: of the rate, in ``steepest.race.schedule``.
     """
 
     task: str
@@ -43,6 +46,7 @@ class Setting:
     seed: int
     steps: int
     every: int
+    schedule: str = "constant"
 
     @property
     def digest(self) -> str:
@@ -127,7 +131,9 @@ def _train(setting: Setting, task: Task) -> RacedTrial:
     model = task.model()
     batches = task.batches(torch.Generator().manual_seed(setting.seed))
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = find(setting.method).build(parameters, **dict(setting.point))
+    method = find(setting.method)
+    optimizer = method.build(parameters, **dict(setting.point))
+    schedule, rates = find_schedule(setting.schedule), [group["lr"] for group in optimizer.param_groups]
     path = [_place(parameters)] if task.landscape else []
     evaluations = [_look(task, model, optimizer, 0, 0.0, math.nan)]
     model.train()
@@ -145,6 +151,10 @@ def _train(setting: Setting, task: Task) -> RacedTrial:
             return loss
 
         before = len(losses)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = schedule(gradients, setting.steps) * rate
+        if Need.GRADIENT in method.needs:
+            closure()
         optimizer.step(closure)  # pyright: ignore[reportCallIssue, reportArgumentType]  torch's stub wants a float and takes the tensor
         seconds += time.process_time() - started
         gradients += max(1, len(losses) - before)

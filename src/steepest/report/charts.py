@@ -291,3 +291,24 @@ def image(values: np.ndarray, title: str, diverging: bool = False) -> str:
 def array(data: Any) -> np.ndarray:
     """An array of a result's JSON."""
     return np.frombuffer(base64.b64decode(data["base64"]), dtype=np.dtype(data["dtype"]).newbyteorder("<")).reshape(data["shape"])
+
+
+def exponents_chart(rows: Sequence[tuple[str, float, float, float]], title: str) -> str:
+    """Dots with intervals ``(label, value, low, high)`` around zero; what leaves [-2, 2] is cut there. Nothing for no rows."""
+    if not rows:
+        return ""
+    reach = min(2.0, max(0.5, *(abs(v) for _, *values in rows for v in values if math.isfinite(v))))
+
+    def at(value: float) -> float:
+        return 370.0 + 190.0 * min(1.0, max(-1.0, value / reach))
+
+    bottom = 24 * len(rows) + 6
+    parts = [f'<line x1="370" x2="370" y1="2" y2="{bottom}" class="zero"/>']
+    for k, (label, value, low, high) in enumerate(rows):
+        y = 24 * k + 15
+        parts.append(f'<text x="168" y="{y + 5}" class="label" text-anchor="end">{escape(label)}</text>')
+        parts.append(f'<line x1="{at(low):.1f}" x2="{at(high):.1f}" y1="{y}" y2="{y}" class="whisker"/>')
+        parts.append(f'<circle cx="{at(value):.1f}" cy="{y}" r="4.5" class="dot"/>')
+    for value in (-reach, 0.0, reach):
+        parts.append(f'<text x="{at(value):.1f}" y="{bottom + 16}" class="tick" text-anchor="middle">{value:.2g}</text>')
+    return _svg(580, bottom + 22, title, "".join(parts))

@@ -98,4 +98,4 @@ class _Axis:
 
     def text(self, tick: float) -> str:
         value = 10**tick if self.logarithmic else tick
-        return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+        return f"{value:.6g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")

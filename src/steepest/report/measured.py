@@ -31,5 +31,7 @@ def share_text(value: float) -> str:
 
 
 def interval_text(interval: Interval, text: Callable[[float], str] = plain_text) -> str:
-    """``value [low, high]``."""
+    """``value [low, high]``; one word where all three are infinite."""
+    if interval.value == interval.low == interval.high and math.isinf(interval.value):
+        return text(interval.value)
     return f"{text(interval.value)} [{text(interval.low)}, {text(interval.high)}]"

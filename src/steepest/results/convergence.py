@@ -60,9 +60,10 @@ class Window:
         a, b, b_squared: increments of the terms A, B and B' of Chen et al. 2019, theorem 3.1.
         gamma: the increment of the sum of least effective steps.
         squared_gradient: unbiased estimate of ``|mean gradient|^2``; None for short windows. May be negative.
-        ascent: mean over pairs of blocks of ``<mean gradient, mean step>``: what a step adds to the loss, to first order; ascent_error: its
-            standard error (jackknife).
-        loss: mean of the recorded losses; loss_error: its standard error. None where fewer than two were recorded.
+        ascent: mean over blocks of ``<mean gradient of the blocks before, mean step>``: what a step adds to the loss, to first order;
+            ascent_error: its standard error.
+        drift: mean over blocks of ``<mean step of earlier blocks, mean step>``, zero without a direction; drift_error: its standard error.
+        loss: mean of the recorded losses; loss_error: its standard error, from blocks. None where fewer than two were recorded.
     """
 
     first: int
@@ -74,6 +75,8 @@ class Window:
     squared_gradient: float | None
     ascent: float | None
     ascent_error: float | None
+    drift: float | None
+    drift_error: float | None
     loss: float | None
     loss_error: float | None
 

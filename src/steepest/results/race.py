@@ -247,6 +247,7 @@ class RaceResult:
         seconds: of the whole, wall clock; trials that were on disk cost nothing.
         versions: of what ran.
         notes: what to know before believing it.
+        schedule: of the rate, the same for all methods.
     """
 
     contests: tuple[Contest, ...]
@@ -258,6 +259,7 @@ class RaceResult:
     seconds: float
     versions: dict[str, str]
     notes: tuple[str, ...] = ()
+    schedule: str = "constant"
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form; numbers that are not finite are words."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, func, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -67,6 +68,40 @@ class Replicas:
                 if momentum:
                     move = velocity[name].mul_(momentum).add_(move)
                 self.parameters[name] = p - rates[:, step].view(-1, *(1,) * (p.dim() - 1)) * move
+        return losses
+
+    def descend(
+        self,
+        x: Tensor,
+        y: Tensor,
+        orders: Tensor,
+        optimizer: Callable[[list[nn.Parameter]], Optimizer],
+        each_step: Callable[[int], None] = lambda step: None,
+    ) -> Tensor:
+        """The same with an optimizer over the stacked parameters.
+
+        Members stay apart where the method goes coordinate by coordinate: SGD, Adam and their like, not L-BFGS or LARS.
+
+        Args:
+            x, y: the training set.
+            orders: ``[M, steps, batch]``, the samples of each member's batches.
+            optimizer: made of the stacked parameters.
+            each_step: called with the step's number before it; it may change ``parameters`` in place.
+
+        Returns:
+            ``[M, steps]``, the loss of each batch before the step.
+        """
+        losses = torch.empty(orders.shape[:2], dtype=x.dtype)
+        leaves = {n: nn.Parameter(p) for n, p in self.parameters.items()}
+        self.parameters = {n: p.detach() for n, p in leaves.items()}
+        made = optimizer(list(leaves.values()))
+        for step in range(orders.shape[1]):
+            each_step(step)
+            batch = orders[:, step]
+            gradients, losses[:, step] = self._step(self.parameters, self.buffers, x[batch], y[batch])
+            for name, leaf in leaves.items():
+                leaf.grad = gradients[name]
+            made.step()
         return losses
 
     def losses(self, x: Tensor, y: Tensor) -> Tensor:

@@ -7,7 +7,14 @@ from steepest.studies.adam_divergence import AdamDivergence
 from steepest.studies.covariate_shift import CovariateShift
 from steepest.studies.depth import Depth
 from steepest.studies.ghost_batches import GhostBatches
+from steepest.studies.large_batch import LargeBatch
+from steepest.studies.lottery_tickets import LotteryTickets
+from steepest.studies.mode_connectivity import ModeConnectivity
+from steepest.studies.momentum import Momentum
 from steepest.studies.normalisation import Normalisation
+from steepest.studies.ntk import NTK
+from steepest.studies.proven_rates import ProvenRates
+from steepest.studies.saddle_escape import SaddleEscape
 from steepest.studies.signal_propagation import SignalPropagation
 from steepest.studies.smoothness import Smoothness
 from steepest.studies.study import Study
@@ -22,6 +29,13 @@ STUDIES: tuple[type[Study], ...] = (
     SignalPropagation,
     UltraDeep,
     AdamDivergence,
+    ProvenRates,
+    NTK,
+    ModeConnectivity,
+    LotteryTickets,
+    LargeBatch,
+    Momentum,
+    SaddleEscape,
 )
 
 

@@ -7,7 +7,7 @@ means a ratio of at least 1.25, say, not of 1.0001.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from steepest.results import Interval, Verdict
 
@@ -78,6 +78,17 @@ def together(verdicts: Iterable[Verdict]) -> Verdict:
 def text(interval: Interval) -> str:
     """``12 [10, 15]``: value and ends with three digits."""
     return f"{interval.value:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
+
+
+def listed(intervals: Mapping[str, Interval]) -> str:
+    """``12 [10, 15] (one name); 3 [2, 4] (another)``."""
+    return "; ".join(f"{text(i)} ({name})" for name, i in intervals.items())
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Of the least squares line through the points; of logarithms an exponent."""
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
 
 
 def _beyond(values: Sequence[float]) -> Interval:

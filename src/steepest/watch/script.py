@@ -49,6 +49,7 @@ def run_script(
     probes: Sequence[Probe] | None = None,
     schedule: Schedule | None = None,
     curvature: bool = False,
+    convergence: bool = False,
 ) -> ScriptRun:
     """Run a script as ``__main__`` in this process, with its own ``sys.argv`` and ``sys.path[0]``, and watch what it trains.
 
@@ -58,7 +59,7 @@ def run_script(
     Args:
         script: a Python file.
         arguments: its command line.
-        probes, schedule, curvature: as in ``watch``.
+        probes, schedule, curvature, convergence: as in ``watch``.
 
     Raises:
         UsageError: for a file that is missing or is no Python.
@@ -75,7 +76,7 @@ def run_script(
     )
     _modules.append(main)
     process = os.getpid()
-    with watch(probes, schedule=schedule, curvature=curvature) as run, _as_main(main, path, arguments):
+    with watch(probes, schedule=schedule, curvature=curvature, convergence=convergence) as run, _as_main(main, path, arguments):
         error: BaseException | None = None
         try:
             exec(code, main.__dict__)

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 from steepest.errors import UsageError
-from steepest.monitors.observed import AdamTypeProbe
+from steepest.monitors.observed import cheap_probes, dear_probes
 from steepest.probes.defaults import curvature_probes, default_probes
 from steepest.probes.probe import Probe
 from steepest.watch.hooks import Hooks
@@ -18,7 +18,13 @@ _watching: list[Observer] = []
 
 
 @contextmanager
-def watch(probes: Sequence[Probe] | None = None, *, schedule: Schedule | None = None, curvature: bool = False) -> Generator[WatchedRun]:
+def watch(
+    probes: Sequence[Probe] | None = None,
+    *,
+    schedule: Schedule | None = None,
+    curvature: bool = False,
+    convergence: bool = False,
+) -> Generator[WatchedRun]:
     """Observe all training in a block, without changing a number in it.
 
     Everything that torch trains while the block runs is seen, in any thread: models, optimizers, losses, data loaders. Losses, random
@@ -26,11 +32,12 @@ def watch(probes: Sequence[Probe] | None = None, *, schedule: Schedule | None = 
     of ``run.notes``, never an error of the training.
 
     Args:
-        probes: what is asked; by default ``default_probes()`` and the theorem for Adam-type methods, at most 1.2x a step
-            together.
+        probes: what is asked; by default ``default_probes()`` and the convergence theories that cost little, at most 1.2x a step together.
         schedule: which windows between steps are looked at closely.
         curvature: also measure the Hessian's largest eigenvalue, beside the optimizer's edge of stability, and the gradient noise scale, as
             often as some percent of the run's time allow.
+        convergence: also hold the descent lemma against the run, for which the model is applied again to some batches, and measure the
+            curvature.
 
     Yields:
         The run, filled as it goes and final after the block: ``losses``, ``steps``, ``measurements()``, ``notes``.
@@ -41,8 +48,12 @@ def watch(probes: Sequence[Probe] | None = None, *, schedule: Schedule | None = 
     if _watching:
         raise UsageError("this is watched already: end the outer steepest.watch() before beginning another")
     run = WatchedRun()
-    asked = (*default_probes(), AdamTypeProbe()) if probes is None else tuple(probes)
-    observer = Observer(run, (*asked, *curvature_probes()) if curvature else asked, schedule or Schedule())
+    asked = [*default_probes(), *cheap_probes()] if probes is None else list(probes)
+    if convergence:
+        asked += dear_probes()
+    if curvature or convergence:
+        asked += curvature_probes()
+    observer = Observer(run, asked, schedule or Schedule())
     hooks = Hooks(observer)
     _watching.append(observer)
     try:

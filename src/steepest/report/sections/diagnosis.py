@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from steepest.causes import load_page
 from steepest.report import charts
+from steepest.report.convergence import Statement, statements
 from steepest.results.cause import Cause
 
 _SHOWN_ROWS = 60
@@ -33,6 +34,7 @@ def article(result: Mapping[str, Any]) -> dict[str, Any]:
         "banded": len(losses) > charts.MOST_POINTS,
         "span": None if not losses else (_number(losses[0]), _number(losses[-1])),
         "notes": list(result.get("notes") or []),
+        "convergence": [_convergence(s) for s in statements(result.get("measurements") or {})],
         "measurements": _measurements(result.get("measurements") or {}),
     }
 
@@ -79,6 +81,12 @@ def _trial(trial: Mapping[str, Any] | None) -> dict[str, Any] | None:
         rows = [(name, _length(value), _number(value)) for name, value in (("as it is", before), ("with the change", after))]
         chart = charts.bars_chart(rows, f"{trial['metric']}, without and with the change")
     return {**trial, "chart": Markup(chart)}
+
+
+def _convergence(statement: Statement) -> dict[str, Any]:
+    verdict, _, more = statement.verdict.partition(": ")
+    chart = charts.exponents_chart(statement.exponents, f"{statement.title}: exponents with intervals of 95 %")
+    return {**vars(statement), "said": verdict, "more": more, "chart": Markup(chart)}
 
 
 def _explanation(cause: str) -> Markup:

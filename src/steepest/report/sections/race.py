@@ -29,8 +29,11 @@ def article(result: Mapping[str, Any]) -> dict[str, Any]:
         if profiles and drawn
         else ""
     )
+    # Files of before there were schedules are those of constant rates.
+    schedule = str(result.get("schedule", "constant"))
     return {
         "name": f"race on {titles}",
+        "schedule": schedule,
         "contests": contests,
         "ranked": sum(c["template"] == "ranked" for c in contests),
         "profiles": Markup(chart),
@@ -41,7 +44,8 @@ def article(result: Mapping[str, Any]) -> dict[str, Any]:
         "notes": result["notes"],
         "facts": [
             ("options tried per method", str(result["trials"])),
-            ("fresh seeds", str(result["seeds"])),
+            *([("fresh seeds", str(result["seeds"]))] if any(c["relief"] is None for c in result["contests"]) else []),
+            ("schedule of the rates", schedule),
             ("seed", str(result["seed"])),
             ("seconds", f"{result['seconds']:.0f}"),
             *result["versions"].items(),
