@@ -204,7 +204,8 @@ def threads():
     def train(k):
         generator = torch.Generator().manual_seed(k)
         x = torch.randn(16, 4, generator=generator)
-        net = nn.Linear(4, 1)
+        # Of the one generator that threads share each gets numbers by chance, watched or not.
+        net = nn.utils.skip_init(nn.Linear, 4, 1)
         with torch.no_grad():
             net.weight.copy_(torch.randn(1, 4, generator=generator))
             net.bias.zero_()

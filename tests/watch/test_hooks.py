@@ -17,6 +17,7 @@ import trainings
 from nosy import Nosy
 from steepest.errors import UsageError
 from steepest.watch.hooks import CRITERIA
+from steepest.watch.observer import OTHER_THREADS
 
 
 def surface():
@@ -94,6 +95,39 @@ def test_other_threads_are_seen():
         thread.start()
         thread.join()
     assert run.steps == 30
+
+
+def test_of_threads_that_train_at_once_one_is_seen():
+    probe, met = Nosy(), threading.Barrier(2)
+
+    def train():
+        net = torch.nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        for _ in range(5):
+            met.wait()
+            net(torch.ones(4, 3)).square().mean().backward()
+            met.wait()
+            optimizer.step()
+        met.wait()
+
+    with steepest.watch([probe]) as run:
+        workers = [threading.Thread(target=train) for _ in range(2)]
+        for w in workers:
+            w.start()
+        for w in workers:
+            w.join()
+    assert run.steps == 5 and len(probe.of("backward")) == 5
+    assert run.notes == (OTHER_THREADS,)
+
+
+def test_a_thread_that_trains_is_seen_beside_one_that_only_calls_models():
+    with steepest.watch([Nosy()]) as run:
+        torch.nn.Linear(2, 2)(torch.ones(1, 2))
+        thread = threading.Thread(target=trainings.plain)
+        thread.start()
+        thread.join()
+        trainings.plain()
+    assert run.steps == 60 and run.notes == ()
 
 
 def test_workers_of_a_loader():

@@ -87,8 +87,8 @@ class Hooks:
         _attached.append(see)
         self.stack.callback(_attached.remove, see)
 
-        def visible() -> bool:
-            return see.seeing and not see.busy and not unobservable()
+        def visible(training: bool = False) -> bool:
+            return see.seeing and not see.busy and not unobservable() and see.here(training)
 
         def enter(module: nn.Module, args: Any) -> None:
             if not torch.compiler.is_compiling() and visible():
@@ -100,11 +100,11 @@ class Hooks:
                 see.safely(see.leave, module, args, rest[0] if len(rest) == 2 else {}, rest[-1])
 
         def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            if not torch.compiler.is_compiling() and visible():
+            if not torch.compiler.is_compiling() and visible(training=True):
                 see.begin_step(optimizer)
 
         def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            if not torch.compiler.is_compiling() and visible():
+            if not torch.compiler.is_compiling() and visible(training=True):
                 see.end_step(optimizer)
 
         self.stack.callback(modules.register_module_forward_pre_hook(enter).remove)
@@ -129,13 +129,13 @@ class Hooks:
             self.stack.callback(delattr, owner, name)
         setattr(owner, name, _transparent(value))
 
-    def _wrap_engine(self, visible: Callable[[], bool]) -> None:
+    def _wrap_engine(self, visible: Callable[..., bool]) -> None:
         see = self.observer
         backward, grad = torch.autograd.backward, torch.autograd.grad
 
         @functools.wraps(backward)
         def watched_backward(*args: Any, **kwargs: Any) -> None:
-            if torch.compiler.is_compiling() or not visible():
+            if torch.compiler.is_compiling() or not visible(training=True):
                 return backward(*args, **kwargs)
             given = args[0] if args else kwargs.get("tensors")
             event = see.begin_backward(given if isinstance(given, Tensor) else next(iter(given or ()), None))

@@ -35,6 +35,7 @@ from steepest.watch.run import WatchedRun
 from steepest.watch.schedule import Schedule
 
 COMPILED = "torch.compile was used: modules and losses inside what it compiles are not seen, only backward passes, gradients and steps"
+OTHER_THREADS = "several threads trained at once: only one was watched at a time"
 
 
 class _Thread(threading.local):
@@ -61,6 +62,8 @@ class Observer(Listeners):
         super().__init__(run)
         self.schedule = schedule
         self.thread = _Thread()
+        self.owner: int | None = None
+        self.training = False
         self.states: list[OptimizerState] = []
         self.widening = 1
         self.next_sample = 0
@@ -79,6 +82,27 @@ class Observer(Listeners):
         self.backward_scale: float | None = None
         self.loaders: weakref.WeakKeyDictionary[Any, list[int]] = weakref.WeakKeyDictionary()
         self.ask(probes)
+
+    def here(self, training: bool) -> bool:
+        """Whether this thread is the one that is watched: the first that trains, and once it has ended the next.
+
+        A backward pass runs without the interpreter's lock: whoever reads gradients, or walks or hooks a graph, that another thread is
+        in the middle of differentiating, corrupts memory.
+
+        Args:
+            training: whether it is about to differentiate or to step, rather than only to call modules.
+        """
+        me = threading.get_ident()
+        if self.owner != me:
+            alive = self.owner is not None and any(t.ident == self.owner for t in threading.enumerate())
+            if alive and (self.training or not training):
+                if training:
+                    self.run.note(OTHER_THREADS)
+                return False
+            self.owner, self.training = me, False
+            self.forget()
+        self.training = self.training or training
+        return True
 
     # Windows.
 

@@ -27,9 +27,10 @@ def watch(
 ) -> Generator[WatchedRun]:
     """Observe all training in a block, without changing a number in it.
 
-    Everything that torch trains while the block runs is seen, in any thread: models, optimizers, losses, data loaders. Losses, random
-    numbers and the autograd graph stay bit by bit what they would be. What fails in a probe or in the observer itself becomes one
-    of ``run.notes``, never an error of the training.
+    Everything that torch trains while the block runs is seen, in any thread: models, optimizers, losses, data loaders. Where several
+    threads train at once, one is seen at a time, the first, and a note says so. Losses, random numbers and the autograd graph stay bit by
+    bit what they would be; but threads that draw from one generator at once get their numbers by chance, watched or not. What fails in a
+    probe or in the observer itself becomes one of ``run.notes``, never an error of the training.
 
     Args:
         probes: what is asked; by default ``default_probes()`` and the convergence theories that cost little, at most 1.2x a step together.
