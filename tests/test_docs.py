@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
-DOCS = [FOLDER / name for name in ("quickstart.md", "diagnosis.md", "optimizers.md", "monitors.md", "distributed.md", "race.md")]
+DOCS = [
+    FOLDER / name
+    for name in ("quickstart.md", "diagnosis.md", "optimizers.md", "monitors.md", "distributed.md", "race.md", "generalisation.md")
+]
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda p: p.name)

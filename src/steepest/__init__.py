@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from steepest.api import bound as bound
     from steepest.api import check as check
     from steepest.api import diagnose as diagnose
+    from steepest.api import generalisation as generalisation
     from steepest.api import race as race
     from steepest.api import study as study
     from steepest.api import watch as watch
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
     from steepest.results import Domain as Domain
 
 __version__ = "0.1.0"
-__all__ = ["Bracket", "Domain", "__version__", "audit", "bound", "check", "diagnose", "race", "study", "watch"]
+__all__ = ["Bracket", "Domain", "__version__", "audit", "bound", "check", "diagnose", "generalisation", "race", "study", "watch"]
 
 _HOMES = {
     "audit": "steepest.api",
     "bound": "steepest.api",
     "check": "steepest.api",
     "diagnose": "steepest.api",
+    "generalisation": "steepest.api",
     "study": "steepest.api",
     "race": "steepest.api",
     "watch": "steepest.api",

@@ -1,4 +1,4 @@
-"""The verbs in Python: bound, check, audit, watch, diagnose, study, race."""
+"""The verbs in Python: bound, check, audit, generalisation, watch, diagnose, study, race."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from steepest.diagnose import judge
 from steepest.errors import UsageError
 from steepest.example import train_digits
 from steepest.graph import Graph
+from steepest.measures.generalisation import generalise
 from steepest.numerics.deadline import Deadline
 from steepest.numerics.device import require_device
 from steepest.proofs.certificate import load_certificate
 from steepest.proofs.check import Verdict
 from steepest.proofs.check import check as check_against
 from steepest.race.race import race as race
-from steepest.results import Bracket, Domain, StudyResult
+from steepest.results import Bracket, Domain, Generalisation, StudyResult
 from steepest.results.diagnosis import Diagnosis, Ending
 from steepest.results.domain import NORM_NAMES, norm_from_name
 from steepest.studies.table import find
@@ -173,6 +174,50 @@ def audit(
         raise UsageError(f"{len(batch)} inputs came with {len(labels)} labels")
     source = str(model) if isinstance(model, (str, Path)) else type(model).__name__
     return auditing.run(Subject(loaded.graph, loaded.name, source, batch, labels, data_name))
+
+
+def generalisation(
+    model: Model,
+    x: Array,
+    y: Array,
+    *,
+    reference: Model | None = None,
+    bracket: Bracket | None = None,
+    delta: float = 0.01,
+    margin: float | None = None,
+    factory: str | None = None,
+) -> Generalisation:
+    """Norms and margins of a trained classifier, and the bound of its error that follows from them (Bartlett et al. 2017, Theorem 1.1).
+
+    Spectral complexity from proven norms, the margins of the training samples, the whole bound with its constants, path norms. For
+    networks of practical size the bound is far above 1, that is, it promises nothing; what the numbers are good for is comparison.
+
+    Args:
+        model: a chain of layers with Lipschitz maps that send zero to zero in between; ``nn.Module``, file or factory.
+        x: ``[n, *input_shape]``, the samples it was trained on; the bound holds if they were drawn independently.
+        y: ``[n]``, their labels, from 0.
+        reference: the same architecture with the weights it began with, from which distances are measured; by default from zero. It must
+            have been chosen before the samples were seen.
+        bracket: of the same network, from ``steepest.bound(model, sample=x)``: its upper end takes the product's place in a variant of the
+            complexity, which is no bound.
+        delta: the bound may fail with this probability over the draw of the samples.
+        margin: at which the bound is evaluated, rounded to a grid of 10 % steps; by default where it is least.
+        factory: as in ``bound``.
+
+    Raises:
+        UsageError: for labels, shapes or options that do not fit, a reference of another architecture, a bracket of another network.
+        UnsupportedOperatorError: for an operator that the theorem does not cover, such as softmax, attention or a sum of branches, by name.
+    """
+    shape = tuple(x.shape[1:])
+    loaded = capture(model, sample=None, factory=factory, input_shape=shape)
+    start = None if reference is None else capture(reference, sample=None, factory=factory, input_shape=shape).graph
+    graph = loaded.graph
+    labels = torch.as_tensor(np.asarray(y))
+    if labels.dtype.is_floating_point or labels.dtype.is_complex:
+        raise UsageError(f"labels are whole numbers, not {labels.dtype}")
+    return generalise(
+        graph, as_batch(x, graph.input_shape), labels.long(), reference=start, bracket=bracket, delta=delta, margin=margin, name=loaded.name
+    )
 
 
 def diagnose(

@@ -5,6 +5,7 @@ from steepest.results.cause import Cause
 from steepest.results.domain import Domain
 from steepest.results.estimate import Estimate
 from steepest.results.finding import Evidence, Finding, Severity, Trial
+from steepest.results.generalisation import Generalisation, LayerNorms, MarginBound
 from steepest.results.record import NetworkRecord, NodeRecord
 from steepest.results.study import Claim, Figure, Interval, Series, StudyResult, Verdict
 
@@ -17,8 +18,11 @@ __all__ = [
     "Evidence",
     "Figure",
     "Finding",
+    "Generalisation",
     "Interval",
+    "LayerNorms",
     "LowerBound",
+    "MarginBound",
     "NetworkRecord",
     "NodeRecord",
     "Series",
