@@ -63,6 +63,7 @@ TINY = {
         "gd_rates": (0.1,),
         "adam_rates": (0.003, 0.01),
     },
+    "edge-of-stability": {"seeds": 2, "images": 40, "width": 4, "steps": 12, "every": 3},
     "ultra-deep": {"seeds": 2, "depth": 20, "width": 8, "steps": 4, "rates": (0.001,), "skip_rates": (0.01,)},
 }
 

@@ -62,6 +62,14 @@ def test_what_is_not_finite_never_decides_by_accident():
     assert text(Interval(12.345, 10.0, 15.0)) == "12.3 [10, 15]"
 
 
+def test_differences_that_cancel_have_the_mean_zero():
+    values = [0.1 + 0.2, -0.3, 0.7 - 0.6, -0.1]
+    assert sum(values) != 0.0
+    found = mean_interval(values)
+    assert found.value == 0.0 and found.low < -0.1 and found.high > 0.1
+    assert mean_interval([1e-16, 1.1e-16, 0.9e-16]).value == pytest.approx(1e-16)
+
+
 def test_slope_and_list():
     assert slope([0.0, 1.0, 2.0], [1.0, -1.5, -2.5]) == pytest.approx(-1.75)
     assert listed({"a": Interval(1.0, 0.5, 2.0), "b": Interval(3.0, 3.0, 3.0)}) == "1 [0.5, 2] (a); 3 [3, 3] (b)"

@@ -32,6 +32,8 @@ def mean_interval(values: Sequence[float]) -> Interval:
     if n < 2:
         return Interval(mean, -math.inf, math.inf)
     half = t_quantile(n - 1) * math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    # Differences that cancel leave the rounding of what they were taken of.
+    mean = 0.0 if abs(mean) < 1e-9 * half else mean
     return Interval(mean, mean - half, mean + half)
 
 
