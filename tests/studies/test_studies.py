@@ -38,6 +38,7 @@ TINY = {
         "target": 2.2,
         "limit": 6,
     },
+    "generalisation": {"seeds": 2, "width": 6, "steps": 16, "batch": 8, "shares": (0.0, 0.5, 1.0), "samples": (16, 32)},
     "momentum": {
         "seeds": 2,
         "kappas": (3.0, 10.0),
