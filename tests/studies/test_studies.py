@@ -65,6 +65,23 @@ TINY = {
         "adam_rates": (0.003, 0.01),
     },
     "edge-of-stability": {"seeds": 2, "images": 40, "width": 4, "steps": 12, "every": 3},
+    "warm-up": {
+        "seeds": 2,
+        "depth": 1,
+        "width": 4,
+        "plain_depth": 2,
+        "plain_width": 4,
+        "steps": 4,
+        "warm": 2,
+        "batch": 4,
+        "low": 0.001,
+        "high": 0.01,
+        "sgd_high": 0.1,
+        "ratio": 10.0,
+        "gathered": 2,
+        "samples": 500,
+        "at": (6, 20),
+    },
     "ultra-deep": {"seeds": 2, "depth": 20, "width": 8, "steps": 4, "rates": (0.001,), "skip_rates": (0.01,)},
 }
 

@@ -77,6 +77,7 @@ class Replicas:
         orders: Tensor,
         optimizer: Callable[[list[nn.Parameter]], Optimizer],
         each_step: Callable[[int], None] = lambda step: None,
+        rates: Tensor | None = None,
     ) -> Tensor:
         """The same with an optimizer over the stacked parameters.
 
@@ -87,6 +88,8 @@ class Replicas:
             orders: ``[M, steps, batch]``, the samples of each member's batches.
             optimizer: made of the stacked parameters.
             each_step: called with the step's number before it; it may change ``parameters`` in place.
+            rates: ``[M, steps]``, which part of the optimizer's step each member takes: its learning rates, where the optimizer has rate 1
+                and its steps are proportional to that.
 
         Returns:
             ``[M, steps]``, the loss of each batch before the step.
@@ -101,7 +104,12 @@ class Replicas:
             gradients, losses[:, step] = self._step(self.parameters, self.buffers, x[batch], y[batch])
             for name, leaf in leaves.items():
                 leaf.grad = gradients[name]
+            before = {} if rates is None else {n: p.clone() for n, p in self.parameters.items()}
             made.step()
+            for name, start in before.items():
+                assert rates is not None
+                p = self.parameters[name]
+                p.copy_(torch.lerp(start, p, rates[:, step].view(-1, *(1,) * (p.dim() - 1))))
         return losses
 
     def losses(self, x: Tensor, y: Tensor) -> Tensor:

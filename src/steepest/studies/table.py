@@ -21,6 +21,7 @@ from steepest.studies.signal_propagation import SignalPropagation
 from steepest.studies.smoothness import Smoothness
 from steepest.studies.study import Study
 from steepest.studies.ultra_deep import UltraDeep
+from steepest.studies.warm_up import WarmUp
 
 STUDIES: tuple[type[Study], ...] = (
     Normalisation,
@@ -40,6 +41,7 @@ STUDIES: tuple[type[Study], ...] = (
     SaddleEscape,
     EdgeOfStability,
     GeneralisationStudy,
+    WarmUp,
 )
 
 
