@@ -39,6 +39,16 @@ TINY = {
         "limit": 6,
     },
     "generalisation": {"seeds": 2, "width": 6, "steps": 16, "batch": 8, "shares": (0.0, 0.5, 1.0), "samples": (16, 32)},
+    "sensitivity": {
+        "seeds": 2,
+        "width": 8,
+        "deep": (6, 5, 4),
+        "steps": 40,
+        "images": 4,
+        "directions": 3,
+        "climbs": 8,
+        "multiples": (1.0, 2.0),
+    },
     "momentum": {
         "seeds": 2,
         "kappas": (3.0, 10.0),

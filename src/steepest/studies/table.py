@@ -17,6 +17,7 @@ from steepest.studies.normalisation import Normalisation
 from steepest.studies.ntk import NTK
 from steepest.studies.proven_rates import ProvenRates
 from steepest.studies.saddle_escape import SaddleEscape
+from steepest.studies.sensitivity import Sensitivity
 from steepest.studies.signal_propagation import SignalPropagation
 from steepest.studies.smoothness import Smoothness
 from steepest.studies.study import Study
@@ -42,6 +43,7 @@ STUDIES: tuple[type[Study], ...] = (
     EdgeOfStability,
     GeneralisationStudy,
     WarmUp,
+    Sensitivity,
 )
 
 
