@@ -12,7 +12,6 @@ from steepest.numerics.deadline import Deadline
 from steepest.proofs.certificate import write_certificate
 from steepest.proofs.check import check
 from steepest.results import Domain
-from steepest.robustness.radii import MarginOverConstant
 from steepest.witnesses.ascent import GradientAscent
 
 SPLITTING = Splitting(ClarkeJacobian().over, PieceLipSDP(first=5, next=2), Deadline(), inputs=40, pieces=20)
@@ -84,17 +83,3 @@ def test_secants_of_random_networks_never_exceed_a_bound(seed):
             assert verdict.upper >= steepest * (1 - 1e-9), ("checker", bound.name, norm)
             # Two independent computations of the same mathematics.
             assert verdict.upper == pytest.approx(upper.value, rel=1e-5), (bound.name, norm, verdict.reasons)
-
-
-@pytest.mark.parametrize("p", NORMS)
-def test_no_perturbation_within_a_certified_radius_changes_the_answer(p):
-    for seed in range(5):
-        graph, _ = random_graph(seed)
-        generator = torch.Generator().manual_seed(seed)
-        x = torch.randn(8, *graph.input_shape, generator=generator, dtype=torch.float64)
-        radii = MarginOverConstant(p).certify(graph, x)
-        noise = torch.randn(8, 500, *graph.input_shape, generator=generator, dtype=torch.float64)
-        length = torch.linalg.vector_norm(noise.flatten(2), p, dim=2).reshape(8, 500, *[1] * len(graph.input_shape))
-        moved = x[:, None] + noise / length * radii.radius.reshape(8, 1, *[1] * len(graph.input_shape)) * (1 - 1e-9)
-        answers = graph.evaluate(moved).flatten(2).argmax(2)
-        assert ((answers == radii.predicted[:, None]) | (radii.radius == 0)[:, None]).all()

@@ -1,9 +1,9 @@
 """How steep is a network? Proven brackets of Lipschitz constants, certified radii, certificates anyone can check.
 
-``steepest.bound(model, sample=x)`` brackets a constant, ``steepest.check(certificate, model)`` verifies one, and
-``steepest.audit()`` does the whole job. ``with steepest.watch() as run`` observes training, ``steepest.diagnose(script)`` says what is
-wrong with it, ``steepest.race(task)`` compares descent methods; see ``steepest.api``. Names load on first use, so that the checker alone
-needs no torch.
+``steepest.bound(model, sample=x)`` brackets a constant, ``steepest.check(certificate, model)`` verifies one, ``steepest.certify(model, x,
+y)`` certifies radii of inputs, and ``steepest.audit()`` does the whole job. ``with steepest.watch() as run`` observes training,
+``steepest.diagnose(script)`` says what is wrong with it, ``steepest.race(task)`` compares descent methods; see ``steepest.api``. Names load
+on first use, so that the checker alone needs no torch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steepest.api import audit as audit
     from steepest.api import bound as bound
+    from steepest.api import certify as certify
     from steepest.api import check as check
     from steepest.api import diagnose as diagnose
     from steepest.api import generalisation as generalisation
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
     from steepest.results import Domain as Domain
 
 __version__ = "0.1.0"
-__all__ = ["Bracket", "Domain", "__version__", "audit", "bound", "check", "diagnose", "generalisation", "race", "study", "watch"]
+__all__ = ["Bracket", "Domain", "__version__", "audit", "bound", "certify", "check", "diagnose", "generalisation", "race", "study", "watch"]
 
 _HOMES = {
     "audit": "steepest.api",
     "bound": "steepest.api",
+    "certify": "steepest.api",
     "check": "steepest.api",
     "diagnose": "steepest.api",
     "generalisation": "steepest.api",

@@ -1,4 +1,4 @@
-"""The verbs in Python: bound, check, audit, generalisation, watch, diagnose, study, race."""
+"""The verbs in Python: bound, check, certify, audit, generalisation, watch, diagnose, study, race."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from steepest import fixes
 from steepest.audit import Auditing, AuditResult, Subject
 from steepest.audit import Progress as AuditProgress
 from steepest.bracket import EFFORTS, Bracketing, Effort, Progress
-from steepest.capture.data import as_batch, as_input
+from steepest.capture.data import as_batch, as_input, as_labels
 from steepest.capture.load import Loaded, load
 from steepest.diagnose import judge
 from steepest.errors import UsageError
@@ -30,8 +30,13 @@ from steepest.proofs.check import Verdict
 from steepest.proofs.check import check as check_against
 from steepest.race.race import race as race
 from steepest.results import Bracket, Domain, Generalisation, StudyResult
+from steepest.results.certification import Certification
 from steepest.results.diagnosis import Diagnosis, Ending
 from steepest.results.domain import NORM_NAMES, norm_from_name
+from steepest.robustness.certify import EFFORTS as RADIUS_EFFORTS
+from steepest.robustness.certify import Certifying
+from steepest.robustness.certify import Progress as CertifyProgress
+from steepest.robustness.decisions import scores
 from steepest.studies.table import find
 from steepest.watch import watch as watch
 from steepest.watch.script import run_script
@@ -124,6 +129,66 @@ def check(
     """
     content = load_certificate(Path(certificate)) if isinstance(certificate, (str, Path)) else certificate
     return check_against(content, capture(model, sample=sample, factory=factory, input_shape=input_shape).graph.record())
+
+
+def certify(
+    model: Model,
+    x: Array,
+    y: Array | None = None,
+    *,
+    sample: Tensor | tuple[Tensor, ...] | None = None,
+    factory: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    data_name: str = "data",
+    norm: float | str = 2,
+    radius: float | None = None,
+    inputs: int | None = None,
+    effort: str = "normal",
+    time_limit: float | None = None,
+    seed: int = 0,
+    progress: CertifyProgress = lambda stage, fraction: None,
+    stop: Deadline | None = None,
+) -> Certification:
+    """Certify radii: for each input a ball in which the answer provably does not change, and the nearest point found where it does.
+
+    The answer is the position of the largest entry of the flattened output. For the network as a map of real numbers, every x' with
+    ``|x' - x|_p <= radius`` has the answer that x has. Perturbations are not confined to a range of pixels.
+
+    Args:
+        model, sample, factory, input_shape, norm: as in ``bound``; by default the sample is ``x``.
+        x: inputs ``[n, *input_shape]``.
+        y: labels ``[n]``, integers, for accuracies; without them every answer counts as right.
+        data_name: what people call the data.
+        radius: at which accuracies are told; by default a round number near the median certified radius.
+        inputs: how many are done, from the first; by default all.
+        effort: ``fast``, ``normal`` or ``high``: how tight the linear bounds are, how many radii are tried, how long attacks search.
+        time_limit: seconds for the whole; inputs that are not reached are left out.
+        seed: of the attacks.
+        progress: called with a phrase and the fraction done.
+        stop: ``stop.stop(reason)`` ends the run early with the inputs that are done.
+
+    Raises:
+        UsageError: for a network with a single output, data that do not fit it, labels out of range, and options that cannot be.
+        ModelError: a model that cannot be taken.
+        SoundnessError: where an attack contradicts a radius: a bug, with everything needed to replay it.
+    """
+    if effort not in RADIUS_EFFORTS:
+        raise UsageError(f"effort must be one of {', '.join(RADIUS_EFFORTS)}, not {effort!r}")
+    if time_limit is not None and not 0 < time_limit < math.inf:
+        raise UsageError(f"the time limit must be a positive number of seconds, not {time_limit:g}")
+    if radius is not None and not 0 <= radius < math.inf:
+        raise UsageError(f"the radius must be finite and not negative, not {radius:g}")
+    if inputs is not None and inputs < 1:
+        raise UsageError(f"inputs must be at least 1, not {inputs}")
+    p = require_norm(norm)
+    if sample is None and input_shape is None and isinstance(model, nn.Module):
+        sample = torch.zeros(1, *np.shape(x)[1:])
+    loaded = capture(model, sample=sample, factory=factory, input_shape=input_shape)
+    batch = as_batch(x, loaded.graph.input_shape)
+    classes = math.prod(scores(loaded.graph).shape)
+    labels = None if y is None else as_labels(y, len(batch), classes)
+    certifying = Certifying(p, effort, seed, inputs, time_limit, progress, stop or Deadline())
+    return certifying.run(loaded.graph, batch, labels, radius, loaded.name, data_name)
 
 
 def audit(

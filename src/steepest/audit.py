@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,21 +15,25 @@ from torch import Tensor
 
 from steepest.bounds.product import node_constants
 from steepest.bracket import EFFORTS, Bracketing, Effort
-from steepest.errors import SoundnessError
 from steepest.graph import Graph
 from steepest.numerics.interval import Interval
 from steepest.ops.kinds import Elementwise, Rearrangement
 from steepest.ops.region import enclose_ball, enclose_domain
 from steepest.proofs.certificate import versions
 from steepest.results import Bracket, Domain
+from steepest.results.certification import CertifiedInput
 from steepest.results.domain import NORM_NAMES, array_to_json, number_to_json
-from steepest.robustness.attack import DeepFool
-from steepest.robustness.radii import MarginOverConstant, Radii
+from steepest.robustness.certify import EFFORTS as RADIUS_EFFORTS
+from steepest.robustness.certify import Batch, certify_batch, together
+from steepest.robustness.decisions import scores
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the fraction of the whole that lies behind."""
 
 _SHOWN_INPUTS = 6
+
+_RADIUS_WORK = 4e7
+"""Multiplications for the linear bounds of one node and input, for each second of the bounds' time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +102,10 @@ class Auditing:
 
         chosen = None if x is None else x[: self.inputs]
         classes = math.prod(graph.shape)
-        radii, attacks, local_radius, brackets = None, None, self.radius, []
+        radii, local_radius, brackets = None, self.radius, []
         if chosen is not None:
             if classes >= 2:
-                radii, attacks = self._radii(graph, chosen)
+                radii = self._radii(subject, chosen)
                 local_radius = self.radius or _median_radius(radii)
             local_radius = local_radius or 0.01 * max(chosen.abs().max().item(), 1e-6)
             brackets = self._local(graph, chosen, local_radius)
@@ -124,7 +129,7 @@ class Auditing:
             "global": _without_certificate(found),
             "local": self._local_json(subject, brackets, local_radius, graph, chosen),
             "layers": self._layers(graph, chosen, local_radius),
-            "radii": None if radii is None else self._radii_json(subject, radii, attacks, found.upper),
+            "radii": None if radii is None else self._radii_json(graph, radii, found.upper),
             "witness": None if found.witness is None else {"slope": found.lower, "image_shape": image_shape(graph.input_shape)},
             "inputs": None if radii is None or chosen is None else _pictures(chosen, radii, graph),
             "proven": _proven(self.norm, found, radii),
@@ -138,34 +143,15 @@ class Auditing:
         self.progress("done", 1.0)
         return AuditResult(report, dict(found.certificate))
 
-    def _radii(self, graph: Graph, x: Tensor) -> tuple[Radii, Tensor]:
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            self.progress("certified radii", 0.4 + 0.3 * done / len(x))
-
-        self.progress("certified radii", 0.4)
-        radii = MarginOverConstant(self.norm).certify(graph, x, advance)
-        self.progress("attacks", 0.7)
-        attacks = DeepFool(self.norm).distance(graph, x)
-        for i in range(len(x)):
-            if attacks[i] < radii.radius[i] * (1.0 - 1e-9):
-                raise SoundnessError(
-                    f"input {i} changes its answer at distance {attacks[i].item()!r}, within its certified radius "
-                    f"{radii.radius[i].item()!r}: a bug in steepest",
-                    replay={
-                        "format": "steepest-soundness/1",
-                        "network": graph.record().outline(),
-                        "norm": NORM_NAMES[self.norm],
-                        "input": array_to_json(x[i].numpy()),
-                        "attack": attacks[i].item(),
-                        "radius": radii.radius[i].item(),
-                        "versions": versions(),
-                    },
-                )
-        return radii, attacks
+    def _radii(self, subject: Subject, x: Tensor) -> list[CertifiedInput]:
+        kept, done = scores(subject.graph), []
+        step = together(kept)
+        for first in range(0, len(x), step):
+            self.progress("certified radii and attacks", 0.4 + 0.3 * first / len(x))
+            labels = None if subject.y is None else tuple(subject.y[first : min(first + step, len(x))].tolist())
+            effort = replace(RADIUS_EFFORTS["fast"], work=_RADIUS_WORK * self.effort.upper_seconds)
+            done += certify_batch(Batch(kept, x[first : first + step], first, labels, self.norm, effort, self.seed, None))
+        return done
 
     def _local(self, graph: Graph, x: Tensor, radius: float) -> list[Bracket]:
         shown = x[:_SHOWN_INPUTS]
@@ -192,34 +178,24 @@ class Auditing:
             ],
         }
 
-    def _radii_json(self, subject: Subject, radii: Radii, attacks: Tensor | None, upper: float) -> dict[str, Any]:
-        assert attacks is not None
-        # |f_c - f_j| changes by at most 2^(1 - 1/p) L |x - y|_p: the dual norm of e_c - e_j.
+    def _radii_json(self, graph: Graph, radii: list[CertifiedInput], upper: float) -> dict[str, Any]:
+        # |f_c - f_j| changes by at most 2^(1 - 1/p) L |x - y|_p: the dual norm of e_c - e_j. Margins are those of the scores.
         spread = {1.0: 1.0, 2.0: math.sqrt(2.0), math.inf: 2.0}[self.norm] * (1 + 1e-12)
-        labels = [None] * len(radii.radius) if subject.y is None else subject.y[: len(radii.radius)].tolist()
-        rows = zip(
-            labels,
-            radii.predicted.tolist(),
-            radii.margin.tolist(),
-            radii.radius.tolist(),
-            radii.lipschitz.tolist(),
-            attacks.tolist(),
-            strict=True,
-        )
+        speaks = len(scores(graph).nodes) == len(graph.nodes) and 0 < upper < math.inf
         return {
             "norm": NORM_NAMES[self.norm],
             "inputs": [
                 {
-                    "index": i,
-                    "label": label,
-                    "predicted": predicted,
-                    "margin": margin,
-                    "radius": radius,
-                    "radius_global": max(0.0, margin / (spread * upper)) if math.isfinite(upper) and upper > 0 else None,
-                    "lipschitz": number_to_json(lipschitz),
-                    "attack": attack if math.isfinite(attack) else None,
+                    "index": i.index,
+                    "label": i.label,
+                    "predicted": i.answer,
+                    "margin": number_to_json(i.margin),
+                    "radius": i.radius,
+                    "radius_global": max(0.0, i.margin / (spread * upper)) if speaks else None,
+                    "source": i.source,
+                    "attack": i.attack if math.isfinite(i.attack) else None,
                 }
-                for i, (label, predicted, margin, radius, lipschitz, attack) in enumerate(rows)
+                for i in radii
             ],
         }
 
@@ -277,9 +253,9 @@ def _slope_use(graph: Graph, x: Tensor, radius: float, norm: float) -> dict[int,
     return uses
 
 
-def _median_radius(radii: Radii) -> float | None:
+def _median_radius(radii: list[CertifiedInput]) -> float | None:
     """A round number near the median certified radius; None where nothing is certified."""
-    median = radii.radius.median().item()
+    median = statistics.median_low(i.radius for i in radii)
     return float(f"{median:.1g}") if median > 0 else None
 
 
@@ -295,28 +271,28 @@ def _data_json(subject: Subject, x: Tensor) -> dict[str, Any]:
     return {"name": subject.data_name, "count": len(x), "accuracy": accuracy}
 
 
-def _pictures(x: Tensor, radii: Radii, graph: Graph) -> dict[str, Any] | None:
+def _pictures(x: Tensor, radii: list[CertifiedInput], graph: Graph) -> dict[str, Any] | None:
     """The inputs with the smallest and largest certified radii, as images."""
     shape = image_shape(graph.input_shape)
     if shape is None:
         return None
-    order = radii.radius.argsort().tolist()
+    order = sorted(range(len(radii)), key=lambda i: radii[i].radius)
     chosen = dict.fromkeys([*order[:_SHOWN_INPUTS], *order[-_SHOWN_INPUTS:], *range(min(_SHOWN_INPUTS, len(order)))])
     return {"image_shape": shape, "arrays": {str(i): array_to_json(x[i].numpy()) for i in chosen}}
 
 
-def _proven(norm: float, found: Bracket, radii: Radii | None) -> list[str]:
+def _proven(norm: float, found: Bracket, radii: list[CertifiedInput] | None) -> list[str]:
     name = f"l{NORM_NAMES[norm]}"
     sentences = [f"The lower end: two inputs were found between which the network is this steep, in {name}."]
     if math.isfinite(found.upper):
         sentences.append(f"The upper end: no two inputs have a steeper secant, in {name}; the certificate lets anybody check it.")
     sentences.append("Local brackets: the same, for all pairs of inputs within each ball; each was checked independently in this run.")
     if radii is not None:
-        sentences.append("Certified radii: no perturbation shorter than the radius changes the answer at that input.")
+        sentences.append("Certified radii: no perturbation up to the radius changes the answer at that input.")
     return sentences
 
 
-def _estimated(found: Bracket, radii: Radii | None) -> list[str]:
+def _estimated(found: Bracket, radii: list[CertifiedInput] | None) -> list[str]:
     sentences = [
         "Where the true constant lies within a bracket is not known.",
         "Slope use and layer shares describe the bound, not the network's behaviour.",

@@ -13,7 +13,7 @@ from torch import Tensor
 from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
 from steepest.numerics.interval import Interval
-from steepest.numerics.matrix_norm import interval_norm_above
+from steepest.numerics.matrix_norm import dual_norm_above, interval_norm_above
 from steepest.numerics.rounding import ROOT_TINY, UNIT, above, below, gamma, sum_above
 from steepest.ops.backward import BackwardBounds, tighten_domain
 from steepest.ops.kinds import Affine, Bilinear, Elementwise, Group
@@ -99,6 +99,22 @@ class LinearJacobian:
         whole = rows.jacobian()
         plain = sum_above(whole.magnitude().flatten(2), 2)
         return torch.minimum(plain, rows.absolute_sums(whole))
+
+    def row_lengths(self, graph: Graph, xs: Sequence[Interval], rows: Tensor, p: float) -> Tensor:
+        """Bound ``<g, f>``'s constant in the lp norm of the inputs, for given rows g: the dual norm of every ``g' J``, ``[batch, count]``.
+
+        Args:
+            graph: the network.
+            xs: of every node, ``[batch, *node shape]``.
+            rows: ``[batch or 1, count, *shape]``.
+            p: 1, 2 or inf.
+        """
+        found = _Rows(self, graph, list(xs), rows)
+        whole = found.jacobian()
+        magnitude = whole.magnitude().flatten(2)
+        if p == math.inf:
+            return torch.minimum(sum_above(magnitude, 2), found.absolute_sums(whole))
+        return dual_norm_above(magnitude, p)
 
     def rows(self, graph: Graph, xs: Sequence[Interval], rows: Tensor) -> Interval:
         """Enclose ``g' J`` for given rows g and every Clarke Jacobian J over enclosures; margins, say.

@@ -75,9 +75,33 @@ def as_batch(x: np.ndarray | Tensor, shape: tuple[int, ...]) -> Tensor:
     """
     array = _numbers(x)
     expected = tuple(shape[1:]) if shape[:1] == (1,) else tuple(shape)
-    if array.ndim < 1 or len(array) == 0 or array.shape[1:] not in {expected, tuple(shape)}:
+    if array.ndim >= 1 and len(array) == 0:
+        raise UsageError(f"the data hold no input: their shape is {list(array.shape)}")
+    if array.ndim < 1 or array.shape[1:] not in {expected, tuple(shape)}:
         raise UsageError(f"the data have shape {list(array.shape)}, and the network takes {['n', *expected]}")
     return torch.from_numpy(array).reshape(len(array), *shape)
+
+
+def as_labels(y: np.ndarray | Tensor, count: int, classes: int) -> Tensor:
+    """Labels as int64 ``[count]``.
+
+    Args:
+        y: whole numbers.
+        count: of the inputs.
+        classes: labels are below it and not negative.
+
+    Raises:
+        UsageError: where they are not.
+    """
+    array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if array.dtype.kind not in "iub":
+        raise UsageError(f"labels are whole numbers, not {array.dtype}")
+    if array.shape != (count,):
+        raise UsageError(f"the labels have shape {list(array.shape)}, and there are {count} inputs: give one label for each")
+    wrong = np.flatnonzero((array < 0) | (array >= classes))
+    if len(wrong):
+        raise UsageError(f"label {array[wrong[0]]} of input {wrong[0]} is out of range: the network has classes 0 to {classes - 1}")
+    return torch.from_numpy(array.astype(np.int64))
 
 
 def as_input(x: np.ndarray | Tensor, shape: tuple[int, ...]) -> np.ndarray:

@@ -11,6 +11,7 @@ import typer
 
 from steepest.cli.audit import audit
 from steepest.cli.bound import bound
+from steepest.cli.certify import certify
 from steepest.cli.check import check
 from steepest.cli.diagnose import diagnose
 from steepest.cli.explain import explain
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.command()(audit)
 app.command()(bound)
+app.command()(certify)
 app.command()(check)
 app.command()(explain)
 app.command()(diagnose)

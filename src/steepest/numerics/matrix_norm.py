@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from steepest.numerics.definite import proves_semidefinite
-from steepest.numerics.rounding import gamma
+from steepest.numerics.rounding import ROOT_TINY, gamma
 
 
 def norm_2_above(matrix: Tensor) -> Tensor:
@@ -80,3 +80,16 @@ def interval_norm_above(centre: Tensor, radius: Tensor, p: float) -> Tensor:
     else:
         bound = norm_inf_above(magnitude)
     return torch.where(finite, bound, torch.inf)
+
+
+def dual_norm_above(magnitude: Tensor, p: float) -> Tensor:
+    """Upper bound of the norm dual to lp, p one of 1, 2, inf, of vectors of at most these magnitudes along the last axis."""
+    slack = 1.0 + gamma(magnitude.shape[-1] + 4)
+    if p == 1:
+        return magnitude.amax(-1)
+    if p == 2:
+        # Scaled so that squares neither overflow nor vanish.
+        largest = magnitude.amax(-1, keepdim=True)
+        scale = torch.where((largest > 0) & torch.isfinite(largest), largest, 1.0)
+        return (magnitude / scale).square().sum(-1).sqrt() * scale.squeeze(-1) * slack + ROOT_TINY
+    return magnitude.sum(-1) * slack

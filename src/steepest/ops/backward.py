@@ -110,14 +110,41 @@ class BackwardBounds:
             signs that
                 were assumed, say. Only such inputs are spoken of then; an empty set, ``lo > hi``, says that there are none.
         """
-        batch, widest = len(region.box.lo), max(math.prod(node.shape) for node in graph.nodes)
-        together = max(1, self.entries // (8 * widest))
-        if batch > together:
-            parts = [self.over(graph, *_cut(region, known, i, i + together)) for i in range(0, batch, together)]
+        step = self._together(graph)
+        if len(region.box.lo) > step:
+            parts = [self.over(graph, *_cut(region, known, i, i + step)) for i in range(0, len(region.box.lo), step)]
             return [Interval(torch.cat([p[k].lo for p in parts]), torch.cat([p[k].hi for p in parts])) for k in range(len(graph.nodes))]
+        return self._walked(graph, region, known, _wanted(graph) | {len(graph.nodes) - 1}).values
+
+    def floors(self, graph: Graph, region: Region, rows: Tensor) -> tuple[list[Interval], Tensor]:
+        """Enclosures of every node, and lower bounds of rows of the output over the region; the output is enclosed by intervals alone.
+
+        Args:
+            graph: the network.
+            region: the inputs.
+            rows: ``[batch, count, *shape]``.
+
+        Returns:
+            Of every node ``[batch, *node shape]``; and ``[batch, count]``, the least ``<row, f(x)>`` or less, possibly -inf.
+        """
+        step = self._together(graph)
+        if len(rows) > step:
+            parts = [self.floors(graph, _cut(region, None, i, i + step)[0], rows[i : i + step]) for i in range(0, len(rows), step)]
+            nodes = range(len(graph.nodes))
+            values = [Interval(torch.cat([v[k].lo for v, _ in parts]), torch.cat([v[k].hi for v, _ in parts])) for k in nodes]
+            return values, torch.cat([low for _, low in parts])
+        walk = self._walked(graph, region, None, _wanted(graph))
+        widest = max(math.prod(node.shape) for node in graph.nodes)
+        few = max(1, self.entries // (len(rows) * widest))
+        return walk.values, torch.cat([walk.below(len(graph.nodes) - 1, part) for part in rows.split(few, 1)], 1)
+
+    def _together(self, graph: Graph) -> int:
+        return max(1, self.entries // (8 * max(math.prod(node.shape) for node in graph.nodes)))
+
+    def _walked(self, graph: Graph, region: Region, known: Sequence[Interval] | None, wanted: set[int]) -> _Walk:
         plain = enclose_region(graph, region.box, region.centre, region.radius, region.p)
         walk = _Walk(graph, region, self.entries, [], [])
-        wanted, exact = _wanted(graph), _exact(graph, region.p)
+        exact = _exact(graph, region.p)
         for k, node in enumerate(graph.nodes):
             xs = tuple(walk.values[i] for i in node.inputs)
             value = plain[k] if k == 0 else node.op.enclose(*xs).intersect(plain[k])
@@ -126,7 +153,7 @@ class BackwardBounds:
                 value = self._refined(walk, k, value)
             walk.values.append(value)
             walk.steps.append(None if k == 0 else prepare(node.op, xs, value))
-        return walk.values
+        return walk
 
     def _refined(self, walk: _Walk, k: int, value: Interval) -> Interval:
         uncertain = _uncertain(walk.graph, k, value).flatten(1)
@@ -209,8 +236,8 @@ def _cut(region: Region, known: Sequence[Interval] | None, first: int, last: int
 
 
 def _wanted(graph: Graph) -> set[int]:
-    """Nodes that something nonlinear reads, and the output."""
-    found = {len(graph.nodes) - 1}
+    """Nodes that something nonlinear reads."""
+    found: set[int] = set()
     for node in graph.nodes[1:]:
         if isinstance(node.op, (Elementwise, Group, Bilinear)):
             found.update(node.inputs)

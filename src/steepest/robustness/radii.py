@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from steepest.graph import Graph
-from steepest.numerics.interval import Interval
-from steepest.numerics.rounding import ROOT_TINY, below, gamma
-from steepest.ops.pullback import pull_back
-from steepest.ops.region import enclose_ball
+from steepest.robustness.decisions import Decisions
+from steepest.robustness.intervals import slopes_over
+from steepest.robustness.source import Source
+
+CLOSE = 1.003
+"""Ends of the search this near to each other leave nothing to find."""
+
+FIRST = 0.6
+"""Of where the answer changes, as far as is known, the share that is tried first."""
+
+FARTHEST = 1e12
+"""No larger radius is tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,113 +28,145 @@ class Radii:
     """Proven for a batch of inputs.
 
     Args:
-        predicted: ``[n]`` int64, the answer at each input.
-        margin: ``[n]``, the least ``f_c(x) - f_j(x)`` over the other classes j, rounded down; not above zero where the answer
-            itself is in doubt.
-        radius: ``[n]``, in units of the input's norm: every x' with ``|x' - x|_p < radius`` has the same answer.
-        lipschitz: ``[n]``, the largest local constant of a margin over the ball of that radius, rounded up.
+        radius: ``[n]``: every x' with ``|x' - x|_p <= radius`` has the same answer as x; zero where nothing is proven.
+        source: for each input, which of the sources proved it, by its place in the list, or -1.
     """
 
-    predicted: Tensor
-    margin: Tensor
     radius: Tensor
-    lipschitz: Tensor
+    source: Tensor
 
 
 @dataclass(frozen=True)
-class MarginOverConstant:
-    """Certified radius from margins and their local Lipschitz constants.
+class RadiusSearch:
+    """The largest radius at which the sources still prove every margin positive over the whole ball.
 
-    Over the ball of radius R the margin ``m_j = f_c - f_j`` has a constant L_j(R), the dual norm of the interval around its
-    gradient; so no point nearer than ``min(R, min_j m_j(x) / L_j(R))`` has another answer. L_j rises with R, and bisection
-    finds the best R.
+    Over the closed ball of radius R each source has a lower bound of every margin ``f_c - f_j``; the best counts, class by class, and the
+    radius is proven where the least over the classes is positive. That least begins at R = 0 with the margin and the slope at the input,
+    and falls faster than linearly, since relaxations widen: a parabola through what is known of it says where to try next. Sources come in
+    the order of their cost; each begins where the one before it ended.
 
     Args:
-        p: norm of the perturbation: 1, 2 or inf.
-        halvings: steps of bisection; the radius is within ``2^-halvings`` of the best this bound can give, relatively.
-        entries: most numbers in the widest tensor of a batch.
-
-    Source: Hein and Andriushchenko 2017, theorem 2.1.
+        p: the norm of the balls: 1, 2 or inf.
+        steps: most balls tried for each source and input.
     """
 
     p: float = 2.0
-    halvings: int = 12
-    entries: int = 2**21
+    steps: int = 6
 
-    def certify(self, graph: Graph, x: Tensor, progress: Callable[[int], None] = lambda done: None) -> Radii:
+    def search(self, at: Decisions, sources: Sequence[Source], limit: Tensor) -> Radii:
         """Radii at each of a batch of inputs.
 
         Args:
-            graph: a classifier: the largest entry of its flattened output is the answer.
-            x: ``[n, *input_shape]``, float64.
-            progress: told how many inputs are done.
+            at: n inputs.
+            sources: what proves, the cheap ones first; all in the same norm.
+            limit: ``[n]``, distances at which the answer is known to change; infinite where nothing is known.
         """
-        classes = math.prod(graph.shape)
-        assert classes >= 2
-        widest = max(math.prod(node.shape) for node in graph.nodes)
-        step = max(1, self.entries // (widest * classes))
-        parts = []
-        for chunk in x.split(step):
-            parts.append(self._certify(graph, chunk))
-            progress(len(chunk))
-        return Radii(
-            torch.cat([part.predicted for part in parts]),
-            torch.cat([part.margin for part in parts]),
-            torch.cat([part.radius for part in parts]),
-            torch.cat([part.lipschitz for part in parts]),
+        n = len(limit)
+        low, best = torch.zeros(n, dtype=torch.float64), torch.full((n,), -1)
+        slopes = slopes_over(at, low, self.p)
+        reach = torch.where(slopes > 0, at.margins / slopes, math.inf).nan_to_num(nan=0.0).clamp(max=FARTHEST)
+        first = reach.argmin(1, keepdim=True)
+        start = _Start(at.margins.gather(1, first)[:, 0], slopes.gather(1, first)[:, 0], torch.minimum(limit, reach.amin(1)))
+        hopeful = at.margins.amin(1) > 0
+        for k in range(len(sources)):
+            open_ = hopeful & (low * CLOSE < limit)
+            if bool(open_.any()):
+                found = self._search(at.picked(open_), sources[: k + 1], low[open_], limit[open_], start.picked(open_))
+                best[open_] = torch.where(found > low[open_], k, best[open_])
+                low[open_] = torch.maximum(low[open_], found)
+        return Radii(low, best)
+
+    def _search(self, at: Decisions, sources: Sequence[Source], low: Tensor, high: Tensor, start: _Start) -> Tensor:
+        """The largest radius proven by the last source with the help of those before it, or ``low``."""
+        zero, unknown = torch.zeros_like(low), torch.full_like(low, math.nan)
+        state = _Ends(start, low, high, zero, unknown, unknown, zero)
+        trial = torch.maximum(FIRST * start.reach, low + 0.1 * (start.reach - low)).clamp(min=1e-300, max=FARTHEST)
+        open_ = torch.ones_like(low, dtype=torch.bool)
+        for _ in range(self.steps):
+            floor = unknown.clone()
+            floor[open_] = _floor(at.picked(open_), sources, trial[open_])
+            state = state.after(trial, floor, open_)
+            trial = state.next()
+            open_ = (trial > state.low * CLOSE) & (state.low * CLOSE < state.high)
+            if not bool(open_.any()):
+                break
+        return state.low
+
+
+def _floor(at: Decisions, sources: Sequence[Source], radius: Tensor) -> Tensor:
+    """The least margin that is left, ``[n]``: the last source's, where it fails with the help of the others."""
+    found = sources[-1].floors(at, radius)
+    for source in sources[:-1]:
+        if bool((found.amin(1) > 0).all()):
+            break
+        found = torch.maximum(found, source.floors(at, radius))
+    return found.amin(1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """What is known at the inputs: margin and slope of the class that catches up first by them, and where the answer then changes."""
+
+    margin: Tensor
+    slope: Tensor
+    reach: Tensor
+
+    def picked(self, which: Tensor) -> _Start:
+        return _Start(self.margin[which], self.slope[which], self.reach[which])
+
+
+@dataclass(frozen=True, eq=False)
+class _Ends:
+    """Where the root is, ``[n]`` each.
+
+    Args:
+        start: the input.
+        low, high: a proven radius, and one at which the proof failed or the answer is known to change.
+        foot, at_foot: the largest radius tried at which the floor was positive, or zero, and the floor there.
+        at_high: the floor at high; nan where it was not tried.
+        side: how many trials in a row held, negative where they failed.
+    """
+
+    start: _Start
+    low: Tensor
+    high: Tensor
+    foot: Tensor
+    at_foot: Tensor
+    at_high: Tensor
+    side: Tensor
+
+    def after(self, trial: Tensor, floor: Tensor, tried: Tensor) -> _Ends:
+        """With what a trial showed."""
+        holds, fails = tried & (floor > 0), tried & ~(floor > 0)
+        return _Ends(
+            self.start,
+            torch.where(holds, torch.maximum(self.low, trial), self.low),
+            torch.where(fails, torch.minimum(self.high, trial), self.high),
+            torch.where(holds, trial, self.foot),
+            torch.where(holds, floor, self.at_foot),
+            torch.where(fails, floor, self.at_high),
+            torch.where(holds, self.side.clamp(min=0) + 1, torch.where(fails, self.side.clamp(max=0) - 1, self.side)),
         )
 
-    def _certify(self, graph: Graph, x: Tensor) -> Radii:
-        n, classes = len(x), math.prod(graph.shape)
-        predicted = graph.evaluate(x).reshape(n, classes).argmax(1)
-        others = torch.tensor([[j for j in range(classes) if j != c] for c in predicted.tolist()])
-        rows = torch.zeros(n, classes - 1, classes, dtype=torch.float64)
-        rows[torch.arange(n), :, predicted] = 1.0
-        rows.scatter_(2, others[:, :, None], -1.0)
+    def next(self) -> Tensor:
+        """A hair below the root of the parabola through what is known, well between both ends; not above low where nothing is left.
 
-        at_point = graph.enclose(Interval.point(x))[-1].map(lambda t: t.reshape(n, classes))
-        margins = below(at_point.lo.gather(1, predicted[:, None]) - at_point.hi.gather(1, others))
-        cotangents = Interval.point(rows.reshape(n, classes - 1, *graph.shape))
-
-        def constants(radius: Tensor) -> Tensor:
-            gradients = pull_back(graph, cotangents, enclose_ball(graph, x, radius, self.p))
-            return _dual_norm_above(gradients.magnitude().flatten(2), self.p)
-
-        def reachable(radius: Tensor) -> tuple[Tensor, Tensor]:
-            slopes = constants(radius)
-            # A margin that does not change (slope zero) is safe everywhere.
-            proven = below(torch.where(slopes > 0, margins / slopes, math.inf)).amin(1)
-            return torch.minimum(proven, radius), slopes.amax(1)
-
-        # At radius zero the quotient is the most this bound can ever give.
-        high, steepest = _start(margins, constants(torch.zeros(n, dtype=torch.float64)))
-        low = torch.zeros(n, dtype=torch.float64)
-        best = torch.zeros(n, dtype=torch.float64)
-        for _ in range(self.halvings):
-            middle = 0.5 * (low + high)
-            proven, slopes = reachable(middle)
-            better = proven > best
-            best, steepest = torch.where(better, proven, best), torch.where(better, slopes, steepest)
-            holds = proven >= middle
-            low, high = torch.where(holds, middle, low), torch.where(holds, high, middle)
-        margin = margins.amin(1)
-        return Radii(predicted, margin, torch.where(margin > 0, best, 0.0), steepest)
-
-
-def _start(margins: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
-    """Where bisection starts: the quotient with the slopes at the point itself, kept finite and not below zero."""
-    quotient = torch.where(slopes > 0, margins / slopes, math.inf).amin(1)
-    return quotient.clamp(min=0.0, max=1e12).nan_to_num(nan=0.0), slopes.amax(1)
-
-
-def _dual_norm_above(magnitude: Tensor, p: float) -> Tensor:
-    """Upper bound of the norm dual to lp of vectors of these magnitudes along the last axis."""
-    slack = 1.0 + gamma(magnitude.shape[-1] + 4)
-    if p == 1:
-        return magnitude.amax(-1)
-    if p == 2:
-        # Scaled so that squares neither overflow nor vanish.
-        largest = magnitude.amax(-1, keepdim=True)
-        scale = torch.where((largest > 0) & torch.isfinite(largest), largest, 1.0)
-        return (magnitude / scale).square().sum(-1).sqrt() * scale.squeeze(-1) * slack + ROOT_TINY
-    return magnitude.sum(-1) * slack
+        ``m - a R - b R^2``: at each radius tried ``(m - floor) / R = a + b R``. With one of them a is the slope at the input.
+        """
+        m, a = self.start.margin, self.start.slope
+        at_foot, at_high = (m - self.at_foot) / self.foot, (m - self.at_high) / self.high
+        has_foot, has_high = torch.isfinite(at_foot), torch.isfinite(at_high)
+        both = has_foot & has_high
+        one, where = torch.where(has_foot, at_foot, at_high), torch.where(has_foot, self.foot, self.high)
+        b = torch.where(both, (at_high - at_foot) / (self.high - self.foot), (one - a) / where)
+        a = torch.where(both, at_foot - b * self.foot, a)
+        b = b.clamp(min=0.0)
+        root = 2.0 * m / (a + (a * a + 4.0 * b * m).clamp(min=0.0).sqrt()) * (1.0 - 2.0**-10)
+        bounded = torch.isfinite(self.high)
+        middle = torch.where(bounded, 0.5 * self.low + 0.5 * self.high, 2.0 * self.low)
+        width = torch.where(bounded, self.high - self.low, self.low + 1.0)
+        # Nothing is left to gain where the parabola through the last proven radius ends there.
+        spent = has_foot & (self.foot == self.low) & (root <= self.low * CLOSE) & (self.side < 3)
+        kept = torch.minimum(torch.maximum(root, self.low + 0.05 * width), torch.where(bounded, self.high - 0.05 * width, math.inf))
+        usable = torch.isfinite(root) & (root > 0) & (self.side.abs() < 3)
+        return torch.where(spent, self.low, torch.where(usable, kept, middle)).clamp(max=FARTHEST)
