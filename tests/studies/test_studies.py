@@ -49,6 +49,7 @@ TINY = {
         "climbs": 8,
         "multiples": (1.0, 2.0),
     },
+    "robustness": {"seeds": 2, "hidden": (4, 6), "temperatures": (1.0, 16.0), "steps": 30, "batch": 16, "images": 8},
     "momentum": {
         "seeds": 2,
         "kappas": (3.0, 10.0),

@@ -21,6 +21,7 @@ from steepest.studies.sensitivity import Sensitivity
 from steepest.studies.signal_propagation import SignalPropagation
 from steepest.studies.smoothness import Smoothness
 from steepest.studies.study import Study
+from steepest.studies.temperature import Temperature
 from steepest.studies.ultra_deep import UltraDeep
 from steepest.studies.warm_up import WarmUp
 
@@ -44,6 +45,7 @@ STUDIES: tuple[type[Study], ...] = (
     GeneralisationStudy,
     WarmUp,
     Sensitivity,
+    Temperature,
 )
 
 
