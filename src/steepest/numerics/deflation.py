@@ -27,15 +27,14 @@ _SETTLED = 0.5
 class _OnTorus:
     """``B'B`` for a convolution B of one group or its adjoint, whichever starts on the torus's smaller side, through its symbols.
 
-    Vectors are columns ``[positions * side, count]``; ``side`` is the channels, of every phase where these are inputs. Half of the
-    frequencies are kept, so twice the real part of each is taken but of those that are their own opposite. A complex S is the real
-    matrix of its real and imaginary parts.
+    Vectors are real columns ``[positions * side, count]``; ``side`` is the channels, of every phase where these are inputs. Half of the
+    frequencies are kept, so twice the real part of each is taken but of those that are their own opposite.
 
     Args:
-        symbol: ``[frequencies, 2 other side, 2 side]``.
-        into: ``[2 frequencies, positions]``, cosine and minus sine of each frequency.
-        across: ``[2 frequencies, other positions]``, the same of the other side.
-        weights: ``[2 frequencies, 1]``: of each frequency over their number, twice.
+        symbol: ``[frequencies, other side, side]``, complex.
+        into: ``[2, frequencies, positions]``, cosine and minus sine of each frequency.
+        across: ``[2, frequencies, other positions]``, the same of the other side.
+        weights: ``[frequencies, 1]``: of each frequency over their number.
         there: ``[positions, side]``: zero where the operator has no entry.
         opposite: ``[other positions, other side]``: the same.
     """
@@ -52,19 +51,14 @@ class _OnTorus:
         """For the kernel as it is laid."""
         torus, of_outputs = laid.grams.torus, laid.grams.of_outputs
         found = symbols(torus, weight / laid.unit, torus.frequencies)[:, 0]
-        found = found.mH if of_outputs else found
-        count, rows, inner = found.shape
-        symbol = torch.empty(count, 2, rows, 2, inner, dtype=torch.float64)
-        symbol[:, 0, :, 0] = symbol[:, 1, :, 1] = found.real
-        symbol[:, 1, :, 0] = found.imag
-        torch.neg(found.imag, out=symbol[:, 0, :, 1])
+        found = found.mH.resolve_conj() if of_outputs else found
         sides = []
         for outputs in (of_outputs, not of_outputs):
             cosine, sine = torus.waves(torus.frequencies, torus.positions(outputs))
             channels = len(weight) if outputs else weight.shape[1]
-            sides.append((torch.stack([cosine, -sine], 1).flatten(0, 1), torus.there(outputs).repeat_interleave(channels, 1)))
-        weights = (torus.multiplicity(torus.frequencies) / math.prod(torus.periods)).repeat_interleave(2)[:, None]
-        return _OnTorus(symbol.flatten(3).flatten(1, 2), sides[0][0], sides[1][0], weights, sides[0][1], sides[1][1])
+            sides.append((torch.stack([cosine, -sine]), torus.there(outputs).repeat_interleave(channels, 1)))
+        weights = (torus.multiplicity(torus.frequencies) / math.prod(torus.periods))[:, None]
+        return _OnTorus(found, sides[0][0], sides[1][0], weights, sides[0][1], sides[1][1])
 
     @property
     def size(self) -> int:
@@ -73,18 +67,22 @@ class _OnTorus:
 
     def single(self) -> _OnTorus:
         """The same in float32."""
-        return _OnTorus(*(getattr(self, f.name).to(torch.float32) for f in fields(self)))
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _OnTorus(**{k: t.to(torch.complex64 if t.is_complex() else torch.float32) for k, t in parts.items()})
 
     def gram(self, x: Tensor) -> Tensor:
         """``B'B x``."""
         found = self._pass(self.into, self.symbol, self.across, self.opposite, x)
-        return self._pass(self.across, self.symbol.mT, self.into, self.there, found)
+        # S^H y is the conjugate of S' applied to that of y: nothing is copied.
+        return self._pass(_conjugate(self.across), self.symbol.mT, _conjugate(self.into), self.there, found)
 
     def _pass(self, into: Tensor, symbol: Tensor, back: Tensor, there: Tensor, x: Tensor) -> Tensor:
         """To frequencies, through the symbols and back to positions, of which those outside the operator become zero."""
         columns = x.shape[1]
-        image = symbol @ (into @ x.reshape(into.shape[1], -1)).reshape(len(symbol), -1, columns)
-        found = (self.weights * back).T @ image.reshape(len(back), -1)
+        real, imaginary = into @ x.reshape(into.shape[2], -1)
+        image = symbol @ torch.complex(real, imaginary).reshape(len(symbol), -1, columns)
+        found = torch.view_as_real(image).movedim(-1, 0).reshape(2 * len(symbol), -1)
+        found = (self.weights * back).flatten(0, 1).T @ found
         if not there.all():
             found = found.reshape(*there.shape, columns) * there[:, :, None]
         return found.reshape(-1, columns)
@@ -95,8 +93,8 @@ class _OnTorus:
         With N positions on the torus and M the Frobenius norm of ``sum_k |K_k|``: waves are within ``gamma N |x|``, images within
         ``gamma N M |x|``, and sums of at most 2 / N times those over N frequencies within ``4 gamma N M |x|``; B itself is at most M.
         """
-        around = max(len(self.into), self.into.shape[1], self.across.shape[1])
-        terms = 4 * around + 4 * max(self.symbol.shape[1:]) + weight[0, 0].numel() + 256
+        around = max(2 * self.into.shape[1], self.into.shape[2], self.across.shape[2])
+        terms = 4 * around + 8 * max(self.symbol.shape[1:]) + weight[0, 0].numel() + 256
         return 16.0 * gamma(terms) * around * _mass(weight) ** 2
 
 
@@ -153,6 +151,10 @@ class _Direct:
         Each pass sums products, so it is within ``gamma |B| |x|`` entry by entry, and the norm of ``|B|`` is at most M.
         """
         return 4.0 * gamma(weight[0, 0].numel() * max(weight.shape[:2]) + 16) * _mass(weight) ** 2
+
+
+def _conjugate(waves: Tensor) -> Tensor:
+    return torch.stack([waves[0], -waves[1]])
 
 
 def _mass(weight: Tensor) -> float:
@@ -343,7 +345,8 @@ def _large(total: Tensor) -> Tensor:
 def _pseudo_inverse(matrix: Tensor) -> Tensor:
     """Of a semidefinite matrix in float32, scaled to a diagonal of ones."""
     wide = 0.5 * (matrix + matrix.T).double()
-    scale = wide.diagonal().clamp(min=1e-60).rsqrt()
+    # Columns that are nothing beside the others are left out.
+    scale = wide.diagonal().clamp(min=1e-24 * max(wide.diagonal().amax().item(), 1e-30)).rsqrt()
     values, vectors = torch.linalg.eigh(scale[:, None] * wide * scale)
     inverse = torch.where(values > 1e-6 * values[-1], 1.0 / values, 0.0)
     vectors = scale[:, None] * vectors

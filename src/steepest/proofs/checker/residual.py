@@ -159,7 +159,7 @@ def _solve(operator: _Operator, columns: Array, tau: float, least: float) -> Arr
     total, before = (f.T @ f).astype(np.float64) / least, math.inf
     for _ in range(40):
         size = (image.T @ image - low * (direction.T @ image)).astype(np.float64)
-        scale = 1 / np.sqrt(np.maximum(np.diag(size), 1e-60))
+        scale = 1 / np.sqrt(np.maximum(np.diag(size), 1e-24 * max(size.max(), 1e-30)))
         values, vectors = np.linalg.eigh(scale[:, None] * (size + size.T) / 2 * scale)
         keep = values > 1e-6 * values[-1]
         vectors = scale[:, None] * vectors[:, keep]
