@@ -16,6 +16,9 @@ from steepest.errors import SoundnessError
 from steepest.estimates import LipLT, SeqLip
 from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
+from steepest.ops.backward import BackwardBounds
+from steepest.ops.enclosures import Enclosures
+from steepest.ops.region import enclose_domain
 from steepest.proofs.certificate import versions, write_certificate
 from steepest.proofs.check import check
 from steepest.results import Bracket, Domain, Estimate, LowerBound, NetworkRecord, UpperBound
@@ -67,7 +70,7 @@ ESTIMATES = 0.1
 """Part of the bounds' time that an estimate may take, and a second at most."""
 
 EFFORTS: dict[str, Effort] = {
-    "fast": Effort(3.0, 16, 5.0, steps=30, exact=320),
+    "fast": Effort(3.0, 16, 5.0, steps=30, exact=640),
     "normal": Effort(12.0, 32, 25.0),
     "high": Effort(60.0, 32, 240.0),
 }
@@ -182,34 +185,48 @@ class Bracketing:
             self.progress("intervals of the Clarke Jacobian")
             uppers.append(jacobian.bound(graph, domain, norm))
         linear = LinearJacobian(work=LINEAR_WORK * self.effort.upper_seconds, deadline=self.stop)
-        if linear.applies(graph, domain) and not self._limited(started):
+        # What every bound below begins with: found once, by linear bounds where these are affordable.
+        tight = linear.applies(graph, domain) and not self._limited(started)
+        if tight:
+            self.progress("linear bounds of all values")
+            known = Enclosures.over(graph, domain, BackwardBounds(linear.entries, linear.work, linear.deadline))
+        else:
+            known = Enclosures(enclose_domain(graph, domain))
+        if tight and not self._limited(started):
             self.progress("linear bounds of the Clarke Jacobian")
-            uppers.append(linear.bound(graph, domain, norm))
-            rowwise = Rowwise(linear.row_sums, PieceLipSDP(first=ROW_STEPS), self.stop, linear.work)
+            uppers.append(replace(linear, enclosures=known).bound(graph, domain, norm))
+            rowwise = Rowwise(linear.row_sums, PieceLipSDP(first=ROW_STEPS), self.stop, linear.work, enclosures=known)
             if rowwise.applies(graph, domain, norm) and not self._limited(started):
                 self.progress("multipliers, row by row")
                 seconds = self._left(started, ROWS * self.effort.upper_seconds)
                 uppers.append(replace(rowwise, deadline=self.stop.within(seconds)).bound(graph, domain, norm))
+        exact = False
         if norm == 2.0 and min(u.value for u in uppers) < math.inf:
             self.progress("multipliers for slope restrictions")
             deadline = self.stop.within(self._left(started, self.effort.upper_seconds))
-            neurons = LipSDP(deadline=deadline, steps=self.effort.steps, exact=self.effort.exact, device=self.device)
+            neurons = LipSDP(deadline=deadline, steps=self.effort.steps, exact=self.effort.exact, device=self.device, enclosures=known)
             refusal = neurons.refusal(graph, domain)
-            share = deadline.share(1.0 if refusal else CHANNELS)
-            channels = ChannelLipSDP(deadline=share, steps=self.effort.steps, device=self.device)
-            uppers.append(channels.bound(graph, domain, norm))
+            # Where few slopes are uncertain the interior point ends at a bound that none with one multiplier per channel is below.
+            exact = not refusal and tight and neurons.is_small(graph, domain)
+            if not exact:
+                share = deadline.share(1.0 if refusal else CHANNELS)
+                channels = ChannelLipSDP(deadline=share, steps=self.effort.steps, device=self.device)
+                uppers.append(channels.bound(graph, domain, norm))
+                neurons = replace(neurons, channels=uppers[-1] if uppers[-1].value < math.inf else None)
             if not refusal:
-                uppers.append(replace(neurons, channels=uppers[-1] if uppers[-1].value < math.inf else None).bound(graph, domain, norm))
+                uppers.append(neurons.bound(graph, domain, norm))
             # What does not fit on a torus is told only where nothing else came of it.
             if uppers[-1].remark:
                 notes.append(uppers[-1].remark)
             uppers = [u for u in uppers if u.value < math.inf or not u.method.startswith("lipsdp")]
         deadline = self.stop.within(self._left(started, SPLITTING * self.effort.upper_seconds))
-        splitting = Splitting(jacobian.over, PieceLipSDP(), deadline)
+        splitting = Splitting(jacobian.over, PieceLipSDP(), deadline, enclosures=known)
         if not splitting.boxes(graph, domain):
             whole = LipSDP(steps=self.effort.steps, exact=self.effort.exact, device=self.device)
             splitting = replace(splitting, inner=PieceLipSDP(whole=whole))
-        if splitting.applies(graph, domain) and jacobian.applies(graph) and not self._limited(started):
+        # One piece alone has nothing to add to the exact multipliers over the same enclosures.
+        pieces = splitting.boxes(graph, domain) or splitting.signs(graph)
+        if (pieces or not exact) and splitting.applies(graph, domain) and jacobian.applies(graph) and not self._limited(started):
             self.progress("splitting the inputs")
             uppers.append(splitting.bound(graph, domain, norm))
         return tuple(uppers)

@@ -167,6 +167,29 @@ def test_rows_count(certificate):
     assert not check(_altered(certificate, ("upper", "steps"), [{"node": 1, "work": -1.0}]), record).holds
 
 
+def test_the_enclosure_that_slopes_come_from_counts():
+    record, domain = GRAPH.record(), replace(BALL, radius=0.05)
+    upper = LipSDP(deadline=Deadline(), steps=30).bound(GRAPH, domain, 2.0)
+    made = write_certificate(record, output=None, norm=2.0, domain=domain, upper=upper, lower=None)
+    assert check(made, record).holds
+    # With slopes from intervals the same multipliers prove nothing.
+    plain = copy.deepcopy(made)
+    del plain["upper"]["enclosure"]
+    assert not check(plain, record).holds
+    for work in (0.0, -1.0, 1e30, None, "inf", True, [1.0]):
+        assert not check(_altered(made, ("upper", "enclosure", "work"), work), record).holds
+    for enclosure in (None, [], {}, {"work": upper.work, "trust": 1}):
+        assert not check(_altered(made, ("upper", "enclosure"), enclosure), record).holds
+    unbounded = check(_altered(made, ("domain",), {"kind": "all"}), record)
+    assert not unbounded.holds and "bounded domain" in unbounded.reasons[0]
+    used = [step for step in made["upper"]["steps"] if array_from_json(step["multipliers"]).any()]
+    assert used
+    for step in used:
+        weaker = array_to_json(array_from_json(step["multipliers"]) * 0.9)
+        changed = [{**s, "multipliers": weaker} if s is step else s for s in made["upper"]["steps"]]
+        assert not check(_altered(made, ("upper", "steps"), changed), record).holds
+
+
 def test_one_bit_of_one_weight_counts(certificate):
     nodes = list(GRAPH.record().nodes)
     at = next(i for i, n in enumerate(nodes) if n.op == "dense")

@@ -15,7 +15,8 @@ from steepest.numerics.deadline import Deadline
 from steepest.numerics.interval import Interval
 from steepest.numerics.matrix_norm import dual_norm_above, interval_norm_above
 from steepest.numerics.rounding import ROOT_TINY, UNIT, above, below, gamma, sum_above
-from steepest.ops.backward import BackwardBounds, tighten_domain
+from steepest.ops.backward import BackwardBounds
+from steepest.ops.enclosures import Enclosures, is_bounded
 from steepest.ops.kinds import Affine, Bilinear, Elementwise, Group
 from steepest.ops.minorant import dot, least
 from steepest.results import Domain, Step, UpperBound
@@ -42,6 +43,7 @@ class LinearJacobian:
         matrix: most entries of the whole Jacobian; beyond it the bound does not apply.
         work: most multiplications for the rows of one node, per sample; a node that needs more keeps its intervals.
         deadline: past it, the rest keeps its intervals.
+        enclosures: of the nodes over the domain by backward linear bounds of this work, where they are known already.
 
     Source: Shi, Wang, Zhang, Kolter and Hsieh 2022; the walk is the adjoint of theirs, for any graph.
     """
@@ -51,12 +53,11 @@ class LinearJacobian:
     matrix: int = 2**20
     work: float = 2e10
     deadline: Deadline = field(default_factory=Deadline)
+    enclosures: Enclosures | None = None
 
     def applies(self, graph: Graph, domain: Domain) -> bool:
         """Whether the domain is bounded and the Jacobian small enough to be written down."""
-        lo, hi = domain.bounds(graph.input_shape)
-        bounded = bool((abs(lo) < math.inf).all() and (abs(hi) < math.inf).all())
-        return bounded and math.prod(graph.shape) * math.prod(graph.input_shape) <= self.matrix
+        return is_bounded(graph, domain) and math.prod(graph.shape) * math.prod(graph.input_shape) <= self.matrix
 
     def bound(self, graph: Graph, domain: Domain, norm: float) -> UpperBound:
         """Bound ``|f(x) - f(y)| <= L |x - y|`` for x, y in the domain, which must be convex and bounded.
@@ -70,9 +71,9 @@ class LinearJacobian:
             The bound, infinite where some derivative is unbounded over its enclosure.
         """
         started = time.perf_counter()
-        values = tighten_domain(graph, domain, BackwardBounds(self.entries, self.work, self.deadline))
+        known = self.enclosures or Enclosures.over(graph, domain, BackwardBounds(self.entries, self.work, self.deadline))
         steps = (Step(len(graph.nodes) - 1, {"work": self.work}),)
-        value = self.over(graph, [x.map(lambda t: t[None]) for x in values], norm)[0].item()
+        value = self.over(graph, [x.map(lambda t: t[None]) for x in known.values], norm)[0].item()
         return UpperBound(self.name, value, steps, time.perf_counter() - started, None)
 
     def over(self, graph: Graph, xs: Sequence[Interval], norm: float) -> Tensor:

@@ -16,7 +16,8 @@ from steepest.graph import Graph, Node
 from steepest.numerics.deadline import Deadline
 from steepest.numerics.interval import Interval
 from steepest.ops import Scale
-from steepest.ops.backward import BackwardBounds, tighten_domain
+from steepest.ops.backward import BackwardBounds
+from steepest.ops.enclosures import Enclosures, is_bounded
 from steepest.ops.pullback import pull_back
 from steepest.results import Domain, Step, UpperBound
 
@@ -55,6 +56,7 @@ class Rowwise:
         deadline: when to stop looking for multipliers.
         work: as of ``BackwardBounds``.
         largest: most rows.
+        enclosures: of the nodes over the domain by backward linear bounds of this work, where they are known already.
 
     Source: Fazlyab et al. 2019 for the multipliers; the weights are the dual of linf in the l2 inequality (as in Wang et al. 2022).
     """
@@ -64,14 +66,12 @@ class Rowwise:
     deadline: Deadline = field(default_factory=Deadline)
     work: float = 2e10
     largest: int = 64
+    enclosures: Enclosures | None = None
     name: str = "rowwise"
 
     def applies(self, graph: Graph, domain: Domain, norm: float) -> bool:
         """Whether the norm is linf, the domain bounded and the rows few."""
-        lo, hi = domain.bounds(graph.input_shape)
-        return (
-            norm == math.inf and bool((abs(lo) < math.inf).all() and (abs(hi) < math.inf).all()) and math.prod(graph.shape) <= self.largest
-        )
+        return norm == math.inf and is_bounded(graph, domain) and math.prod(graph.shape) <= self.largest
 
     def bound(self, graph: Graph, domain: Domain, norm: float) -> UpperBound:
         """Bound ``|f(x) - f(y)|_inf <= L |x - y|_inf`` for x, y in the domain, which must be convex and bounded.
@@ -83,8 +83,8 @@ class Rowwise:
         """
         assert norm == math.inf
         started = time.perf_counter()
-        values = tighten_domain(graph, domain, BackwardBounds(work=self.work))
-        value, rows = self.over(graph, values)
+        known = self.enclosures or Enclosures.over(graph, domain, BackwardBounds(work=self.work))
+        value, rows = self.over(graph, known.values)
         steps = (Step(len(graph.nodes) - 1, {"work": self.work}),)
         return UpperBound(self.name, value, steps, time.perf_counter() - started, rows=rows)
 
@@ -107,9 +107,7 @@ class Rowwise:
     def _multipliers(self, graph: Graph, values: list[Interval], row: int, linear: float) -> tuple[float, Mapping[int, Any]] | None:
         """A bound below the linear one and what proves it, or None."""
         headed = with_output(graph, (row,))
-        values = list(values)
-        for node in headed.nodes[len(values) :]:
-            values.append(node.op.enclose(*(values[i] for i in node.inputs)))
+        values = Enclosures(values).headed(headed).values
         gradient = pull_back(headed, Interval.point(torch.ones(1, *headed.shape, dtype=torch.float64)), values)
         size = (0.5 * (gradient.lo + gradient.hi).abs() + 0.5 * (gradient.hi - gradient.lo))[0]
         if not bool(torch.isfinite(size).all()) or not bool((size > 0).any()):

@@ -19,9 +19,9 @@ from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
 from steepest.numerics.interval import Interval
 from steepest.ops.cells import Cells, enclose_cells, natural_scale, positively_homogeneous, unstable, whole_space, without_biases
+from steepest.ops.enclosures import Enclosures, is_bounded
 from steepest.ops.kinds import Affine
 from steepest.ops.piecewise import LeakyRelu
-from steepest.ops.region import enclose_domain
 from steepest.results import Domain, UpperBound
 from steepest.results.cover import Cover
 
@@ -101,6 +101,7 @@ class Splitting:
             its maximum over all patterns of ends is one over all slopes, the exact gate maximum of SeqLip in one piece.
         pieces: most of them.
         batch: pieces cut at once.
+        enclosures: of the nodes over the domain, where they are known already.
 
     Source: Jordan and Dimakis 2020 and Bhowmick et al. 2021 (LipBaB) for branch and bound on Lipschitz constants; Virmaux and
     Scaman 2018 (SeqLip) for the maximum over gates.
@@ -114,17 +115,22 @@ class Splitting:
     entries: int = 2**21
     pieces: int = 20000
     batch: int = 16
+    enclosures: Enclosures | None = None
     name: str = "splitting"
 
     def applies(self, graph: Graph, domain: Domain) -> bool:
         """Whether the domain is bounded, or the network has few neurons, or few inputs and is positively homogeneous."""
         if math.prod(graph.input_shape) * max(math.prod(n.shape) for n in graph.nodes) > self.entries:
             return False
-        return _bounded(graph, domain) or _neurons(graph) <= self.gates or self.boxes(graph, domain)
+        return is_bounded(graph, domain) or self.signs(graph) or self.boxes(graph, domain)
+
+    def signs(self, graph: Graph) -> bool:
+        """Whether neurons are so few that their signs may be told apart."""
+        return _neurons(graph) <= self.gates
 
     def boxes(self, graph: Graph, domain: Domain) -> bool:
         """Whether the inputs are cut; else signs alone are told apart where neurons are few, and the domain is one piece otherwise."""
-        return math.prod(graph.input_shape) <= self.inputs and (_bounded(graph, domain) or positively_homogeneous(graph))
+        return math.prod(graph.input_shape) <= self.inputs and (is_bounded(graph, domain) or positively_homogeneous(graph))
 
     def bound(self, graph: Graph, domain: Domain, norm: float) -> UpperBound:
         """Bound ``|f(x) - f(y)| <= L |x - y|`` for x, y in the domain, which must be convex.
@@ -138,7 +144,7 @@ class Splitting:
             The bound with the cover that proves it.
         """
         quick = self.inner is None or norm != 2.0
-        if not quick and not self.boxes(graph, domain) and _neurons(graph) > self.gates:
+        if not quick and not self.boxes(graph, domain) and not self.signs(graph):
             return _Search(self, graph, domain, norm, self.inner, self.deadline).run().upper
         first = _Search(self, graph, domain, norm, None, self.deadline if quick else self.deadline.share(QUICK)).run()
         if quick or first.exhausted or self.deadline.passed():
@@ -149,10 +155,6 @@ class Splitting:
 
 def _neurons(graph: Graph) -> int:
     return sum(math.prod(n.shape) for n in graph.nodes[1:] if not isinstance(n.op, Affine))
-
-
-def _bounded(graph: Graph, domain: Domain) -> bool:
-    return all(bool(np.isfinite(e).all()) for e in domain.bounds(graph.input_shape))
 
 
 @dataclass(frozen=True)
@@ -169,15 +171,17 @@ class _Search:
         count = math.prod(graph.input_shape)
         self.scale = torch.full((count,), natural_scale(graph), dtype=torch.float64)
         self.outer: list[Interval] | None = None
+        self.work: float | None = None
         self.boxes = options.boxes(graph, domain)
-        self.signs = self.boxes or _neurons(graph) <= options.gates
+        self.signs = self.boxes or options.signs(graph)
         # An l1 ball lies in the l2 ball of its radius; once the box is cut, it is no longer the one around the ball.
         self.ball: tuple[Tensor, float] | None = None
         if domain.kind == "ball" and domain.norm != math.inf:
             assert domain.centre is not None and domain.radius is not None
             self.ball = torch.from_numpy(domain.centre), domain.radius
-        if not self.boxes or _bounded(graph, domain):
-            self.outer = enclose_domain(graph, domain)
+        if not self.boxes or is_bounded(graph, domain):
+            known = options.enclosures or Enclosures.over(graph, domain)
+            self.outer, self.work = known.values, known.work
             self.scale = self.scale[:0]
             one = torch.ones(1, dtype=torch.float64)
             lo, hi = domain.bounds(graph.input_shape)
@@ -365,7 +369,7 @@ class _Search:
         )
         taken = time.perf_counter() - self.started
         history = [(s, max(v, bound)) for s, v in self.history] + [(taken, bound)]
-        return UpperBound(self.options.name, bound, (), taken, history=tuple(history), cover=cover)
+        return UpperBound(self.options.name, bound, (), taken, history=tuple(history), cover=cover, work=self.work)
 
 
 def _preorder(piece: _Piece) -> list[_Piece]:

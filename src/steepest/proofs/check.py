@@ -114,7 +114,10 @@ def _upper(nodes: Sequence[NodeLike], statement: Statement, reasons: list[str]) 
     # An l1 ball lies within the l2 ball of its radius; for linf the box is the ball.
     ball = (region.centre, region.radius) if region.centre is not None and region.norm != math.inf else None
     boxes = values(nodes, region.box, ball)
+    whole = None if ball is None else (*ball, region.norm)
     try:
+        if statement.work is not None:
+            boxes = _tightened(nodes, statement, boxes, whole, statement.work)
         if statement.method == "product":
             proven = product_constant(nodes, statement.norm, boxes, statement.claims)
         elif statement.cover is not None:
@@ -122,13 +125,8 @@ def _upper(nodes: Sequence[NodeLike], statement: Statement, reasons: list[str]) 
         elif statement.method == "jacobian":
             proven = jacobian_constant(nodes, statement.norm, boxes)
         elif statement.method in ("linear-jacobian", "rowwise"):
-            if not (np.isfinite(region.box.lo).all() and np.isfinite(region.box.hi).all()):
-                raise ValueError("Linear bounds need a bounded domain.")
             work = max(statement.claims.values(), default=WORK)
-            if not 0 <= work <= WORK:
-                raise ValueError(f"more work is asked for than {WORK:g}, or less than none")
-            whole = None if ball is None else (*ball, region.norm)
-            boxes = tight_values(nodes, boxes, whole, work)
+            boxes = _tightened(nodes, statement, boxes, whole, work)
             if statement.rows is None:
                 proven = linear_jacobian_constant(nodes, statement.norm, boxes, work)
             else:
@@ -148,6 +146,17 @@ def _upper(nodes: Sequence[NodeLike], statement: Statement, reasons: list[str]) 
     if not proven <= statement.bound:
         reasons.append(f"The upper bound {statement.bound!r} is not proven: the checker proves {proven!r}.")
     return proven
+
+
+def _tightened(
+    nodes: Sequence[NodeLike], statement: Statement, boxes: list[Box], ball: tuple[Array, float, float] | None, work: float
+) -> list[Box]:
+    box = statement.region.box
+    if not (np.isfinite(box.lo).all() and np.isfinite(box.hi).all()):
+        raise ValueError("Linear bounds need a bounded domain.")
+    if not 0 <= work <= WORK:
+        raise ValueError(f"more work is asked for than {WORK:g}, or less than none")
+    return tight_values(nodes, boxes, ball, work)
 
 
 def _by_rows(nodes: Sequence[NodeLike], statement: Statement, boxes: list[Box], work: float) -> float:

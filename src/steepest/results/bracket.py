@@ -45,6 +45,7 @@ class UpperBound:
         remark: where the method gives nothing, why.
         cover: where the argument goes by pieces, those.
         rows: where it goes by rows of the output, for each the multipliers by node.
+        work: where it begins with enclosures by backward linear bounds, the most multiplications for the rows of one node of these.
     """
 
     method: str
@@ -57,6 +58,7 @@ class UpperBound:
     remark: str = ""
     cover: Cover | None = None
     rows: tuple[Mapping[int, Any], ...] = ()
+    work: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

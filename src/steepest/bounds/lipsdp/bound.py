@@ -14,7 +14,7 @@ from torch import Tensor
 from steepest.bounds.lipsdp.first_order import RATE, minimise
 from steepest.bounds.lipsdp.plan import plan
 from steepest.bounds.lipsdp.program import quadratic_program
-from steepest.bounds.lipsdp.proof import Proof, least_rho
+from steepest.bounds.lipsdp.proof import LEAST, Proof, least_rho
 from steepest.bounds.lipsdp.propagation import Infeasible, OutOfTime, Propagation
 from steepest.bounds.lipsdp.starts import Start, absolute, by_neuron, closed_form, even
 from steepest.graph import Graph
@@ -22,13 +22,20 @@ from steepest.numerics.deadline import Deadline
 from steepest.numerics.device import moved, working_on
 from steepest.numerics.interior_point import Iterate, interior_point
 from steepest.numerics.quadratic_program import QuadraticProgram
+from steepest.ops.enclosures import Enclosures
+from steepest.ops.free_form import free_form
 from steepest.ops.lure import LureSystem, lure_system
-from steepest.ops.region import enclose_domain
 from steepest.ops.signals import Flow
 from steepest.results import Domain, Step, UpperBound
 
 WIDER = 1.02
 """The interior point starts this much inside: close to where the first-order steps ended, with room to move."""
+
+FREE = 2400
+"""Entries of the input and all nonlinearities up to which the maps between them are multiplied out."""
+
+QUICK = 1e-9
+"""About how many seconds an iteration of the interior point takes for each cubed variable."""
 
 SOON = 0.02
 """Seconds of an interior-point iteration below which it begins at an even start, without looking for LipLT's."""
@@ -57,6 +64,8 @@ class LipSDP:
         channels: what one multiplier per channel gave, where to begin.
         entries: most numbers in the blocks of the matrix that is the proof.
         device: where the first-order steps are taken; the interior point and the proof are the processor's.
+        enclosures: of the nodes over the domain, where they are known already.
+        gap: of rho to the optimum, relatively, at which the interior point stops.
 
     Source: Fazlyab et al. 2019 (LipSDP-Neuron); Xu and Sivaranjani 2024 (ECLipsE), of which the propagation is the general form.
     """
@@ -69,6 +78,8 @@ class LipSDP:
     entries: int = 3 * 2**25
     channels: UpperBound | None = None
     device: str = "cpu"
+    enclosures: Enclosures | None = None
+    gap: float = 1e-5
 
     def bound(self, graph: Graph, domain: Domain, norm: float) -> UpperBound:
         """Bound ``|f(x) - f(y)|_2 <= L |x - y|_2`` for x, y in the domain, which must be convex.
@@ -84,7 +95,8 @@ class LipSDP:
         """
         assert norm == 2.0
         started = time.perf_counter()
-        system = lure_system(graph, enclose_domain(graph, domain))
+        known = self.enclosures or Enclosures.over(graph, domain)
+        system = lure_system(graph, known.values)
         refusal = self._refusal(system)
         if refusal:
             return self._nothing(started, refusal)
@@ -105,14 +117,19 @@ class LipSDP:
         steps = tuple(Step(p.node, {"multipliers": p.laid_out(t).numpy()}) for p in system.parts)
         taken = time.perf_counter() - started
         history = [(s, max(v, value)) for s, v in history] + [(taken, value)]
-        return UpperBound(self.name, value, steps, taken, None, gap, tuple(history))
+        return UpperBound(self.name, value, steps, taken, None, gap, tuple(history), work=known.work)
 
     def _nothing(self, started: float, reason: str) -> UpperBound:
         return UpperBound(self.name, math.inf, (), time.perf_counter() - started, remark=f"LipSDP was left out: {reason}.")
 
     def refusal(self, graph: Graph, domain: Domain) -> str:
         """Why the network is left out, whatever the time; empty where it is not."""
-        return self._refusal(lure_system(graph, enclose_domain(graph, domain)))
+        return self._refusal(lure_system(graph, (self.enclosures or Enclosures.over(graph, domain)).values))
+
+    def is_small(self, graph: Graph, domain: Domain) -> bool:
+        """Whether so few slopes are uncertain that the interior point will be used in time."""
+        system = lure_system(graph, (self.enclosures or Enclosures.over(graph, domain)).values)
+        return system is not None and system.size <= self.exact and 15.0 * QUICK * system.size**3 < self.deadline.left()
 
     def multipliers(self, system: LureSystem) -> tuple[float, Tensor] | None:
         """The least bound that can be proven in time, and its multipliers; None where there is none."""
@@ -135,6 +152,8 @@ class LipSDP:
 
     def _optimise(self, system: LureSystem, seen: Callable[[float], None]) -> tuple[float, Tensor, float] | None:
         """The least proven bound, its multipliers, and what is known of the least rho from below; None where time is too short."""
+        if system.size <= FREE:
+            system = free_form(system)
         proof = Proof(system)
         exact = Propagation(system)
         if not system.stages:
@@ -182,12 +201,12 @@ class LipSDP:
     ) -> tuple[float, Tensor, float]:
         """The interior point from these multipliers, and the best of its iterates that can be proven."""
         rho, feasible = least_rho(exact, t)
-        if not math.isfinite(rho):
+        if not LEAST < rho < math.inf:
             return *proof.best(t, exact), 0.0
         least = 0.0
         # The last iterate can be too close to the boundary to be proven in floating point; the ones before are further inside.
         last: deque[Iterate] = deque(maxlen=6)
-        for iterate in interior_point(program, WIDER * feasible, WIDER**2 * rho):
+        for iterate in interior_point(program, WIDER * feasible, WIDER**2 * rho, tolerance=self.gap):
             last.append(iterate)
             seen(iterate.rho)
             if iterate.residual < 1e-4:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from steepest.bounds.lipsdp.bound import LipSDP
+from steepest.bounds.lipsdp.bound import FREE, LipSDP
 from steepest.bounds.lipsdp.first_order import minimise
 from steepest.bounds.lipsdp.plan import Known
 from steepest.bounds.lipsdp.proof import Proof
@@ -18,6 +18,7 @@ from steepest.bounds.lipsdp.starts import Start
 from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
 from steepest.numerics.interval import Interval
+from steepest.ops.free_form import free_form
 from steepest.ops.lure import LureSystem, Part, lure_system
 
 
@@ -73,6 +74,8 @@ class PieceLipSDP:
                 return None
             value, t = found
             return Multipliers(value, {p.node: p.laid_out(t / value**2) for p in system.parts}, {})
+        if system.size <= FREE:
+            system = free_form(system)
         propagation = Propagation(system)
         if propagation.plan.largest > self.largest:
             return None

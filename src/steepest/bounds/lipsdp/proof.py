@@ -25,6 +25,10 @@ SLOPES_OFF = 3e-13
 """By how much of their size the slopes of curved functions are off where others compute them by other formulas."""
 
 
+LEAST = 1e-240
+"""A map that is constant is given this rho, small but far enough above underflow for a proof."""
+
+
 class Proof:
     """Proves what multipliers are worth.
 
@@ -150,6 +154,6 @@ def least_rho(propagation: Propagation, t: Tensor) -> tuple[float, Tensor]:
             out, _, _ = propagation.run([-torch.log(t[a:b]) + wider for a, b in stages], None, trace=False)
         except Infeasible:
             continue
-        rho = torch.linalg.eigvalsh(out)[-1].clamp(min=1e-290).item()
+        rho = torch.linalg.eigvalsh(out)[-1].clamp(min=LEAST).item()
         return rho, rho * math.exp(-wider) * t
     return math.inf, t

@@ -48,6 +48,7 @@ class Statement:
     region: Region
     bound: float
     method: str
+    work: float | None
     claims: dict[int, float]
     multipliers: dict[int, Array]
     cover: Cover | None
@@ -118,6 +119,7 @@ def read(certificate: Any, shape: Shape, outputs: int) -> Statement:
         _region(_object(top.get("domain"), "domain"), shape),
         bound,
         method,
+        _work(upper),
         {k: _number(v, f"the {key} of a step") for k, v in _steps(upper.get("steps"), key).items()} if not optimised else {},
         {k: _multipliers(v) for k, v in _steps(upper.get("steps"), "multipliers").items()} if optimised else {},
         _cover(upper.get("cover"), shape) if method == "splitting" else None,
@@ -168,6 +170,15 @@ def _output(value: Any, outputs: int) -> tuple[int, ...] | None:
     if not whole or not all(0 <= i < outputs for i in value) or len(set(value)) < len(value):
         raise Malformed(f"output {value!r} is not one or two different positions below {outputs}.")
     return tuple(value)
+
+
+def _work(upper: Mapping[str, Any]) -> float | None:
+    if "enclosure" not in upper:
+        return None
+    entry = _object(upper["enclosure"], "upper.enclosure")
+    if set(entry) != {"work"}:
+        raise Malformed("upper.enclosure is not {work}.")
+    return _number(entry["work"], "the work of upper.enclosure")
 
 
 def _steps(steps: Any, key: str) -> dict[int, Any]:
