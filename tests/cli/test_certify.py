@@ -58,9 +58,14 @@ def test_the_json_says_what_the_table_says_and_thresholds_count(net, data):
     assert 0 <= result["certified_accuracy"] <= result["attacked_accuracy"] <= result["accuracy"] <= 1
     assert 0 < result["median_radius"] <= result["median_attack"]
     assert all(0 <= i["radius"] < (np.inf if i["attack"] == "inf" else i["attack"]) for i in result["inputs"])
-    shown = run("certify", net, "--data", data, "--radius", "0.1", "--threads", "1", "--fail-below", "1", "--inputs", "20")
+    folder = data.parent / "radii"
+    shown = run("certify", net, "--data", data, "--radius", "0.1", "--threads", "1", "--fail-below", "1", "-o", folder)
     assert shown.returncode == 1
     assert "certified accuracy at 0.1" in shown.stderr
+    assert json.loads((folder / "certify.json").read_text())["inputs"] == result["inputs"]
+    checked = run("check", folder / "certificate.json", net)
+    proven = sum(i["radius"] > 0 for i in result["inputs"])
+    assert checked.returncode == 0 and f"{proven} radii" in checked.stdout, checked.stderr
     assert "right answers within 0.1" in shown.stdout and f"{100 * result['certified_accuracy']:.1f} %" in shown.stdout
 
 

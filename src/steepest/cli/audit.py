@@ -13,7 +13,7 @@ from rich.table import Table
 from steepest import api
 from steepest.capture.data import load_data
 from steepest.cli import options
-from steepest.cli.files import write_text
+from steepest.cli.files import make_folder, write_text
 from steepest.cli.screen import console, print_json, progress_bar
 from steepest.errors import ThresholdError, UsageError
 from steepest.report.numbers import lower_text, upper_text
@@ -69,10 +69,7 @@ def audit(
             progress=tell,
         )
     page = render([result.json])
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from error
+    make_folder(folder)
     write_text(folder / "certificate.json", json.dumps(result.certificate, allow_nan=False))
     write_text(folder / "audit.json", json.dumps(result.json, allow_nan=False))
     write_text(folder / "report.html", page)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +12,7 @@ from rich.table import Table
 from steepest import api
 from steepest.capture.data import load_data
 from steepest.cli import options
+from steepest.cli.files import make_folder, write_text
 from steepest.cli.interrupt import interruptible
 from steepest.cli.screen import console, print_json, progress_bar
 from steepest.errors import LimitError, ThresholdError, UsageError
@@ -35,6 +38,7 @@ def certify(
     fail_below: Annotated[
         float | None, typer.Option("--fail-below", metavar="ACC", help="exit 1 where the certified accuracy at R is below ACC, in [0, 1]")
     ] = None,
+    folder: Annotated[Path | None, typer.Option("-o", "--folder", metavar="DIR", help="where certify.json and certificate.json go")] = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
     as_json: options.Json = False,
@@ -43,6 +47,8 @@ def certify(
     options.use_threads(threads)
     if fail_below is not None and not 0 <= fail_below <= 1:
         raise UsageError(f"--fail-below takes a share between 0 and 1, not {fail_below:g}")
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder")
     given = load_data(data)
     if fail_below is not None and given.y is None:
         raise UsageError(f"--fail-below needs labels, and {data} has none: add an array y")
@@ -64,6 +70,10 @@ def certify(
             progress=tell,
             stop=stop,
         )
+    if folder is not None:
+        make_folder(folder)
+        write_text(folder / "certify.json", json.dumps(result.to_json(), allow_nan=False))
+        write_text(folder / "certificate.json", json.dumps(result.certificate, allow_nan=False))
     if as_json:
         print_json(result.to_json())
     elif result.inputs:

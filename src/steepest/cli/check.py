@@ -12,12 +12,13 @@ from steepest.cli import options
 from steepest.cli.screen import console, print_json, progress_bar
 from steepest.errors import ThresholdError
 from steepest.proofs.certificate import load_certificate
+from steepest.proofs.checker.statement import RADII_FORMAT
 from steepest.report.numbers import lower_text, upper_text
 from steepest.results.domain import number_to_json
 
 
 def check(
-    certificate: Annotated[Path, typer.Argument(metavar="CERT.json", help="a certificate from steepest bound or audit")],
+    certificate: Annotated[Path, typer.Argument(metavar="CERT.json", help="a certificate from steepest bound, audit or certify")],
     model: options.Model,
     factory: options.Factory = None,
     input_shape: options.InputShape = None,
@@ -37,9 +38,12 @@ def check(
                 "reasons": list(verdict.reasons),
                 "proven_upper": number_to_json(verdict.upper),
                 "proven_lower": verdict.lower,
+                "proven_radii": verdict.radii,
                 "seconds": verdict.seconds,
             }
         )
+    elif verdict.holds and content.get("format") == RADII_FORMAT:
+        console().print(f"The certificate holds: {verdict.radii} radii within which no answer changes; proven in {verdict.seconds:.1f} s.")
     elif verdict.holds:
         console().print(
             f"The certificate holds: {lower_text(verdict.lower)} <= L <= {upper_text(verdict.upper)}; proven in {verdict.seconds:.1f} s."

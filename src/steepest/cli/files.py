@@ -9,6 +9,18 @@ from pathlib import Path
 from steepest.errors import UsageError
 
 
+def make_folder(folder: Path) -> None:
+    """A folder, with those above it.
+
+    Raises:
+        UsageError: where it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step: to a neighbour first, then renamed.
 

@@ -4,15 +4,51 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from steepest.errors import ModelError
 from steepest.results import Domain, LowerBound, NetworkRecord, UpperBound
 from steepest.results.domain import NORM_NAMES, array_to_json, number_to_json
 
 _LARGEST_FILE = 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class RadiusClaim:
+    """That every x' with ``|x' - x| <= radius`` has the answer.
+
+    Args:
+        index: of x in the data, for readers.
+        x: float64 of the network's input shape.
+        answer: the position of the largest entry of the flattened output.
+        radius: not negative.
+        method: what proves it: ``constant``, ``intervals``, ``linear`` or ``slopes``.
+        work: of the linear bounds.
+    """
+
+    index: int
+    x: np.ndarray
+    answer: int
+    radius: float
+    method: str
+    work: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "index": self.index,
+            "x": array_to_json(self.x),
+            "answer": self.answer,
+            "radius": self.radius,
+            "method": self.method,
+            "work": self.work,
+        }
 
 
 def write_certificate(
@@ -48,6 +84,27 @@ def write_certificate(
             ),
         },
         "lower": None if lower is None else {"bound": lower.value, "x": array_to_json(lower.x), "y": array_to_json(lower.y)},
+        "versions": versions(),
+        "assumptions": _assumptions(record),
+    }
+
+
+def write_radii(record: NetworkRecord, norm: float, inputs: Sequence[RadiusClaim], constant: tuple[int, Any] | None) -> dict[str, Any]:
+    """The certificate of radii as JSON (docs/certificate.md).
+
+    Args:
+        record: the whole network.
+        norm: 1, 2 or inf.
+        inputs: what is claimed.
+        constant: a node and the certificate of the network up to it over all inputs, which is None for the input itself.
+    """
+    return {
+        "format": "steepest-radii/1",
+        "network": {"digest": record.digest, "nodes": record.outline()},
+        "input_shape": list(record.input_shape),
+        "norm": NORM_NAMES[norm],
+        "constant": None if constant is None else {"node": constant[0], "certificate": constant[1]},
+        "inputs": [one.to_json() for one in inputs],
         "versions": versions(),
         "assumptions": _assumptions(record),
     }

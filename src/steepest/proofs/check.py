@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from steepest.proofs.checker.appended import with_rows
 from steepest.proofs.checker.backward import WORK, tight_values
 from steepest.proofs.checker.box import Array, Box, norm_above, norm_below, point, widen
 from steepest.proofs.checker.covariance import channels_prove
 from steepest.proofs.checker.cover import cover_proves
 from steepest.proofs.checker.linear import NodeLike
 from steepest.proofs.checker.pushed import linear_jacobian_constant, row_length
+from steepest.proofs.checker.radius import Constant, scores, unproven
 from steepest.proofs.checker.slopes import slopes_prove
-from steepest.proofs.checker.statement import Malformed, Region, Statement, digest, read
+from steepest.proofs.checker.statement import RADII_FORMAT, Malformed, Region, Statement, digest, read, read_radii
 from steepest.proofs.checker.walk import OPERATORS, jacobian_constant, product_constant, value_of, values
 
 
@@ -40,6 +42,7 @@ class Verdict:
         lower: the lower bound it proves from the witness; zero where it proves none.
         reasons: sentences on what does not hold.
         seconds: wall time.
+        radii: of a certificate of radii, for how many inputs the radius was proven.
     """
 
     holds: bool
@@ -47,18 +50,7 @@ class Verdict:
     lower: float
     reasons: tuple[str, ...]
     seconds: float
-
-
-@dataclass(frozen=True)
-class _Appended:
-    """A node the checker appends itself, for one output or the difference of two."""
-
-    name: str
-    op: str
-    inputs: tuple[int, ...]
-    shape: tuple[int, ...]
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    arrays: Mapping[str, Array] = field(default_factory=dict)
+    radii: int = 0
 
 
 def check(certificate: Any, network: NetworkLike) -> Verdict:
@@ -66,7 +58,8 @@ def check(certificate: Any, network: NetworkLike) -> Verdict:
 
     It proves, for the network as a map of real numbers with its float64 weights taken exactly: ``|f(x) - f(y)| <= bound |x - y|``
     for all x, y in the domain, by the stated method with rounding accounted for; and that the witness lies in the domain and its
-    secant is at least as steep as the lower bound.
+    secant is at least as steep as the lower bound. Of a certificate of radii: that every x' with ``|x' - x| <= radius`` has the stated
+    answer, for every input x in it.
 
     Args:
         certificate: parsed JSON, not trusted: whatever it is, the answer is a verdict.
@@ -75,11 +68,15 @@ def check(certificate: Any, network: NetworkLike) -> Verdict:
     started = time.perf_counter()
     nodes = list(network.nodes)
     reasons: list[str] = []
-    upper, lower = math.inf, 0.0
+    upper, lower, radii = math.inf, 0.0, 0
     try:
         strange = next((n for n in nodes[1:] if n.op not in OPERATORS), None)
         if strange is not None:
             raise Malformed(f"The operator {strange.op!r} of node {strange.name!r} is not known to the checker.")
+        if isinstance(certificate, Mapping) and certificate.get("format") == RADII_FORMAT:
+            with np.errstate(all="ignore"):
+                radii = _radii(nodes, certificate, reasons)
+            return Verdict(not reasons, upper, lower, tuple(reasons), time.perf_counter() - started, radii)
         statement = read(certificate, nodes[0].shape, math.prod(nodes[-1].shape))
         if statement.digest != digest(nodes):
             raise Malformed("The certificate speaks of another network: the digests of operators and weights differ.")
@@ -93,17 +90,51 @@ def check(certificate: Any, network: NetworkLike) -> Verdict:
     return Verdict(not reasons, upper, lower, tuple(reasons), time.perf_counter() - started)
 
 
+def _radii(nodes: Sequence[NodeLike], certificate: Any, reasons: list[str]) -> int:
+    """How many radii are proven; what is not is among the reasons."""
+    stated = read_radii(certificate, nodes[0].shape, len(nodes))
+    if stated.digest != digest(nodes):
+        raise Malformed("The certificate speaks of another network: the digests of operators and weights differ.")
+    kept, proven = scores(nodes), 0
+    if stated.constant is not None and stated.constant[0] >= len(kept):
+        raise Malformed("constant.node lies behind the scores that are compared.")
+    constant = None if stated.constant is None else _constant(nodes, *stated.constant, stated.norm, reasons)
+    for i, claim in enumerate(stated.claims):
+        try:
+            reason = unproven(kept, claim, stated.norm, constant)
+        except ValueError as error:
+            reason = f"{str(error).rstrip('.')}."
+        except MemoryError:
+            reason = "The memory does not suffice to follow the argument."
+        if reason:
+            reasons.append(f"Input {i}: {reason}")
+        else:
+            proven += 1
+    return proven
+
+
+def _constant(nodes: Sequence[NodeLike], node: int, certificate: Any, norm: float, reasons: list[str]) -> Constant | None:
+    """The constant over all inputs that a certificate of the network up to a node proves."""
+    if node == 0:
+        return Constant(0, 1.0)
+    part = list(nodes[: node + 1])
+    statement = read(certificate, part[0].shape, math.prod(part[-1].shape))
+    everywhere = bool((statement.region.box.lo == -np.inf).all() and (statement.region.box.hi == np.inf).all())
+    if statement.digest != digest(part) or statement.norm != norm or statement.output is not None or not everywhere:
+        raise Malformed("The constant is not one of the network up to its node, over all inputs, in the norm of the radii.")
+    before = len(reasons)
+    proven = _upper(part, statement, reasons)
+    return Constant(node, proven) if len(reasons) == before and math.isfinite(proven) else None
+
+
 def _head(nodes: Sequence[NodeLike], output: tuple[int, ...] | None) -> list[NodeLike]:
     if output is None:
         return []
-    size = math.prod(nodes[-1].shape)
-    row = np.zeros((1, size))
+    row = np.zeros((1, math.prod(nodes[-1].shape)))
     row[0, output[0]] = 1.0
     if len(output) == 2:
         row[0, output[1]] = -1.0
-    last = len(nodes) - 1
-    flat = _Appended("output", "reshape", (last,), (size,), {"target": [size]})
-    return [flat, _Appended("output", "dense", (last + 1,), (1,), {}, {"weight": row, "bias": np.zeros(1)})]
+    return with_rows(nodes, row)[len(nodes) :]
 
 
 def _upper(nodes: Sequence[NodeLike], statement: Statement, reasons: list[str]) -> float:

@@ -20,7 +20,7 @@ class CertifiedInput:
         answer: the class the network gives it.
         margin: the least ``f_c(x) - f_j(x)`` over the other classes j, rounded down; not above zero where the answer is in doubt.
         radius: every x' with ``|x' - x| <= radius`` has the same answer; zero where nothing is proven.
-        source: what proved it: ``constant``, ``intervals``, ``linear``; ``none`` where the radius is zero.
+        source: what proved it: ``constant``, ``intervals``, ``linear`` or ``slopes``; ``none`` where the radius is zero.
         attack: the distance of a point with another answer, rounded up; infinite where none was found.
     """
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,9 +18,11 @@ from steepest.bracket import Bracketing, Effort
 from steepest.errors import SoundnessError
 from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
-from steepest.proofs.certificate import versions, write_certificate
+from steepest.proofs.certificate import RadiusClaim, versions, write_certificate, write_radii
 from steepest.proofs.check import check
-from steepest.results import Domain
+from steepest.proofs.checker.radius import Claim, unproven
+from steepest.proofs.checker.radius import Constant as ProvenConstant
+from steepest.results import Domain, NodeRecord
 from steepest.results.certification import Certification, CertifiedInput
 from steepest.results.domain import NORM_NAMES, array_to_json
 from steepest.robustness.attack import Attacked, DeepFool, realise
@@ -62,7 +65,10 @@ EFFORTS: dict[str, RadiusEffort] = {
 }
 """What ``--effort`` means."""
 
-_WORTH = 0.1
+NONE = "none"
+"""What proved a radius of zero."""
+
+_WORTH = 0.25
 """Share of the attack's distance that the product of norms must certify for a better constant over all inputs to be sought."""
 
 _LOOK = 8
@@ -113,25 +119,42 @@ def certify_batch(batch: Batch) -> tuple[CertifiedInput, ...]:
     sources = make_sources(batch.norm, batch.effort, batch.constant)
     radii = RadiusSearch(batch.norm, batch.effort.tries).search(at, sources, attacked.distance)
     _require_sound(at, radii, attacked, batch)
-    margins = at.margins.amin(1)
-    return tuple(
-        CertifiedInput(
-            batch.first + i,
-            None if batch.labels is None else batch.labels[i],
-            int(at.answer[i]),
-            margins[i].item(),
-            radii.radius[i].item(),
-            sources[int(radii.source[i])].name if radii.source[i] >= 0 else "none",
-            attacked.distance[i].item(),
+    margins, nodes = at.margins.amin(1), batch.graph.record().nodes
+    constant = None if batch.constant is None else ProvenConstant(batch.constant.node, batch.constant.bound)
+    found = []
+    for i in range(len(batch.x)):
+        source = sources[int(radii.source[i])].name if radii.source[i] >= 0 else NONE
+        claim = Claim(batch.x[i].numpy(), int(at.answer[i]), radii.radius[i].item(), source, batch.effort.work)
+        radius = 0.0 if source == NONE else _agreed(nodes, claim, batch.norm, constant)
+        found.append(
+            CertifiedInput(
+                batch.first + i,
+                None if batch.labels is None else batch.labels[i],
+                claim.answer,
+                margins[i].item(),
+                radius,
+                source if radius > 0 else NONE,
+                attacked.distance[i].item(),
+            )
         )
-        for i in range(len(batch.x))
-    )
+    return tuple(found)
+
+
+def _agreed(nodes: Sequence[NodeRecord], claim: Claim, norm: float, constant: ProvenConstant | None) -> float:
+    """The radius, or what little less the checker proves by its own means; zero where it is much less."""
+    with np.errstate(all="ignore"):
+        for less in (0.0, 2.0**-30, 2.0**-20, 2.0**-10, 2.0**-5):
+            radius = claim.radius * (1.0 - less)
+            if not unproven(nodes, replace(claim, radius=radius), norm, constant):
+                return radius
+    return 0.0
 
 
 def make_sources(norm: float, effort: RadiusEffort, constant: GlobalConstant | None) -> list[Source]:
     """What proves radii, the cheap ones first."""
-    local: list[Source] = [IntervalSlopes(norm), LinearFloors(norm, effort.work, effort.gradients)]
-    return local if constant is None else [constant, *local]
+    found: list[Source] = [] if constant is None else [constant]
+    found += [IntervalSlopes(norm), LinearFloors(norm, effort.work)]
+    return [*found, LinearFloors(norm, effort.work, True, name="slopes")] if effort.gradients else found
 
 
 def attack(at: Decisions, norm: float, effort: RadiusEffort, seed: int) -> Attacked:
@@ -219,9 +242,12 @@ class Certifying:
             labels = None if y is None else tuple(y[first : first + step].tolist())
             source = None if constant is None else constant.source
             done += certify_batch(Batch(kept, x[first : first + step], first, labels, self.norm, effort, self.seed, source))
+        record = graph.record()
+        claims = [RadiusClaim(i.index, x[i.index].numpy(), i.answer, i.radius, i.source, effort.work) for i in done if i.source != NONE]
+        proof = None if constant is None else (constant.source.node, constant.certificate)
         return Certification(
             name=name,
-            digest=graph.record().digest,
+            digest=record.digest,
             norm=NORM_NAMES[self.norm],
             radius=_round_radius(done) if radius is None else radius,
             inputs=tuple(done),
@@ -231,6 +257,7 @@ class Certifying:
             effort=self.effort,
             seconds=time.perf_counter() - started,
             versions=versions(),
+            certificate=write_radii(record, self.norm, claims, proof),
         )
 
     def _constant(self, graph: Graph, x: Tensor, effort: RadiusEffort, stop: Deadline) -> Constant | None:

@@ -16,7 +16,7 @@ from steepest.robustness.intervals import less, slopes_within
 
 @dataclass(frozen=True)
 class LinearFloors:
-    """The best of three lower bounds of ``f_c - f_j`` over the ball of radius R.
+    """The better of two lower bounds of ``f_c - f_j`` over the ball of radius R, or the best of three.
 
     Linear functions below ``f_c - f_j``, propagated backwards to the input (CROWN): their least value over the ball. And ``margin_j -
     L_j R``, with L_j from intervals of the gradient over the enclosures that the propagation has tightened, and, where asked for, from the

@@ -32,9 +32,11 @@ def linear_jacobian_constant(nodes: Sequence[NodeLike], p: float, boxes: Sequenc
     return matrix_constant(matrix, p)
 
 
-def row_length(nodes: Sequence[NodeLike], boxes: Sequence[Box], row: int, work: float) -> float:
-    """Upper bound of the sum of magnitudes in one row of every Clarke Jacobian over the boxes."""
+def row_length(nodes: Sequence[NodeLike], boxes: Sequence[Box], row: int, work: float, p: float = 1.0) -> float:
+    """Upper bound of the lp norm of one row of every Clarke Jacobian over the boxes: for p = 1, the sum of its magnitudes."""
     found = _row(nodes, boxes, row, work)
+    if p != 1:
+        return norm_above(found.derivative.size, p)
     return min(norm_above(found.derivative.size, 1.0), found.length())
 
 

@@ -16,8 +16,11 @@ import numpy as np
 from steepest.proofs.checker.box import Array, Box
 from steepest.proofs.checker.cover import Cover
 from steepest.proofs.checker.linear import NodeLike, Shape
+from steepest.proofs.checker.radius import METHODS as RADIUS_METHODS
+from steepest.proofs.checker.radius import Claim
 
 FORMAT = "steepest-certificate/1"
+RADII_FORMAT = "steepest-radii/1"
 METHODS = ("product", "jacobian", "linear-jacobian", "rowwise", "lipsdp", "lipsdp-channel", "splitting")
 NORMS = {"1": 1.0, "2": 2.0, "inf": math.inf}
 _LARGEST = 10**9
@@ -57,6 +60,16 @@ class Statement:
     pair: tuple[Array, Array] | None
 
 
+@dataclass(frozen=True)
+class Radii:
+    """What a certificate of radii claims; ``constant`` is a node and the certificate of the network up to it, not read yet."""
+
+    digest: str
+    norm: float
+    claims: tuple[Claim, ...]
+    constant: tuple[int, Any] | None
+
+
 def digest(nodes: Sequence[NodeLike]) -> str:
     """sha256 over operators, wiring, shapes and exact weights (docs/certificate.md)."""
     outline = [
@@ -90,14 +103,7 @@ def read(certificate: Any, shape: Shape, outputs: int) -> Statement:
     top = _object(certificate, "the certificate")
     if top.get("format") != FORMAT:
         raise Malformed(f"The format is {top.get('format')!r}, not {FORMAT!r}.")
-    named = _object(top.get("network"), "network").get("digest")
-    if not isinstance(named, str):
-        raise Malformed("network.digest is missing.")
-    if top.get("input_shape") != list(shape):
-        raise Malformed(f"input_shape is {top.get('input_shape')!r}, and the network takes {list(shape)}.")
-    norm = top.get("norm")
-    if not isinstance(norm, str) or norm not in NORMS:
-        raise Malformed(f"The norm {norm!r} is none of 1, 2, inf.")
+    named, norm = _subject(top, shape)
     upper = _object(top.get("upper"), "upper")
     bound = _number(upper.get("bound"), "upper.bound", infinite=True)
     if bound < 0:
@@ -127,6 +133,51 @@ def read(certificate: Any, shape: Shape, outputs: int) -> Statement:
         lower,
         pair,
     )
+
+
+def read_radii(certificate: Any, shape: Shape, nodes: int) -> Radii:
+    """A certificate of radii, for a network with inputs of this shape and so many nodes.
+
+    Raises:
+        Malformed: saying which field is wrong.
+    """
+    top = _object(certificate, "the certificate")
+    named, norm = _subject(top, shape)
+    inputs, constant = top.get("inputs"), top.get("constant")
+    if not isinstance(inputs, list) or len(inputs) > _MOST:
+        raise Malformed("inputs is not a list.")
+    inner = None
+    if constant is not None:
+        node = _object(constant, "constant").get("node")
+        if isinstance(node, bool) or not isinstance(node, int) or not 0 <= node < nodes:
+            raise Malformed("constant.node is no node.")
+        inner = (node, constant.get("certificate"))
+    return Radii(named, NORMS[norm], tuple(_claim(_object(one, "an input"), shape) for one in inputs), inner)
+
+
+def _claim(entry: Mapping[str, Any], shape: Shape) -> Claim:
+    answer, method = entry.get("answer"), entry.get("method")
+    if isinstance(answer, bool) or not isinstance(answer, int):
+        raise Malformed("The answer of an input is no whole number.")
+    if method not in RADIUS_METHODS:
+        raise Malformed(f"The method {method!r} is not known; known are {', '.join(RADIUS_METHODS)}.")
+    x, radius, work = _array(entry.get("x"), "x", shape), _number(entry.get("radius"), "a radius"), _number(entry.get("work"), "work")
+    if radius < 0 or not np.isfinite(x).all():
+        raise Malformed("An input is not finite, or a radius negative.")
+    return Claim(x, answer, radius, method, work)
+
+
+def _subject(top: Mapping[str, Any], shape: Shape) -> tuple[str, str]:
+    """The digest and the norm."""
+    named = _object(top.get("network"), "network").get("digest")
+    if not isinstance(named, str):
+        raise Malformed("network.digest is missing.")
+    if top.get("input_shape") != list(shape):
+        raise Malformed(f"input_shape is {top.get('input_shape')!r}, and the network takes {list(shape)}.")
+    norm = top.get("norm")
+    if not isinstance(norm, str) or norm not in NORMS:
+        raise Malformed(f"The norm {norm!r} is none of 1, 2, inf.")
+    return named, norm
 
 
 def _object(value: Any, where: str) -> Mapping[str, Any]:

@@ -96,6 +96,11 @@ def product_constant(nodes: Sequence[NodeLike], p: float, boxes: Sequence[Box], 
 
 def jacobian_constant(nodes: Sequence[NodeLike], p: float, boxes: Sequence[Box], entries: int = 2**21) -> float:
     """Upper bound of the norm of every Clarke Jacobian over the boxes."""
+    return matrix_constant(pulled_rows(nodes, boxes, entries), p)
+
+
+def pulled_rows(nodes: Sequence[NodeLike], boxes: Sequence[Box], entries: int = 2**21) -> Box:
+    """A box around every Clarke Jacobian over the boxes, ``[outputs, inputs]``."""
     rows, columns = math.prod(nodes[-1].shape), math.prod(nodes[0].shape)
     step = max(1, entries // max(math.prod(n.shape) for n in nodes))
     parts = []
@@ -104,7 +109,7 @@ def jacobian_constant(nodes: Sequence[NodeLike], p: float, boxes: Sequence[Box],
         unit[np.arange(len(unit)), i + np.arange(len(unit))] = 1.0
         part = _pull(nodes, point(unit.reshape(-1, *nodes[-1].shape)), boxes)
         parts.append(part.moved(lambda t: t.reshape(-1, columns)))
-    return matrix_constant(Box(np.concatenate([b.lo for b in parts]), np.concatenate([b.hi for b in parts])), p)
+    return Box(np.concatenate([b.lo for b in parts]), np.concatenate([b.hi for b in parts]))
 
 
 def matrix_constant(whole: Box, p: float) -> float:
