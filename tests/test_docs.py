@@ -8,7 +8,16 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
 DOCS = [
     FOLDER / name
-    for name in ("quickstart.md", "diagnosis.md", "optimizers.md", "monitors.md", "distributed.md", "race.md", "generalisation.md")
+    for name in (
+        "quickstart.md",
+        "diagnosis.md",
+        "optimizers.md",
+        "monitors.md",
+        "distributed.md",
+        "race.md",
+        "generalisation.md",
+        "layers.md",
+    )
 ]
 
 

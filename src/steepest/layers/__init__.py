@@ -1,7 +1,33 @@
-"""Layers that torch.nn lacks."""
+"""Layers that ``torch.nn`` lacks: of bounded Lipschitz constant, for normalisation, and for networks without it."""
 
+from steepest.layers.aol import AlmostOrthogonal, almost_orthogonalise
+from steepest.layers.batch_norm import LipschitzBatchNorm
+from steepest.layers.export import export, settle_
 from steepest.layers.fixup import FixupResidual
 from steepest.layers.ghost_batch_norm import GhostBatchNorm, with_ghost_batches_
+from steepest.layers.orthogonal import OrthogonalKernel, OrthogonalMatrix, orthogonalise
+from steepest.layers.pooling import ScaledAvgPool2d
+from steepest.layers.sorting import GroupSort, MaxMin
+from steepest.layers.spectral import SpectralNorm, spectral_normalise
 from steepest.layers.weight_standardisation import WeightStandardisation, weight_standardise
 
-__all__ = ["FixupResidual", "GhostBatchNorm", "WeightStandardisation", "weight_standardise", "with_ghost_batches_"]
+__all__ = [
+    "AlmostOrthogonal",
+    "FixupResidual",
+    "GhostBatchNorm",
+    "GroupSort",
+    "LipschitzBatchNorm",
+    "MaxMin",
+    "OrthogonalKernel",
+    "OrthogonalMatrix",
+    "ScaledAvgPool2d",
+    "SpectralNorm",
+    "WeightStandardisation",
+    "almost_orthogonalise",
+    "export",
+    "orthogonalise",
+    "settle_",
+    "spectral_normalise",
+    "weight_standardise",
+    "with_ghost_batches_",
+]
