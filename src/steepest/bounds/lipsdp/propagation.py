@@ -183,11 +183,11 @@ class Propagation:
         v = self.tops.get(k)
         if v is None or len(v) != size:
             v = torch.randn(size, generator=torch.Generator("cpu").manual_seed(k), dtype=torch.float64, device="cpu").to(root)
-            v, steps = v / v.norm(), max(steps, 40)
+            v, steps = v / torch.linalg.vector_norm(v), max(steps, 40)
         value = 0.0
         for _ in range(steps):
             moved = root * times(root * v)
-            value = moved.norm().item()
+            value = torch.linalg.vector_norm(moved).item()
             if not value > 1e-30:
                 return 1.0, torch.zeros_like(v)
             v = moved / value
