@@ -93,6 +93,22 @@ TINY = {
         "samples": 500,
         "at": (6, 20),
     },
+    "staleness": {
+        "seeds": 2,
+        "delayed": (1, 2),
+        "momentum_workers": 3,
+        "momentum_steps": 8,
+        "copies": 2,
+        "workers": (1, 2, 4),
+        "some": 2,
+        "many": 4,
+        "width": 4,
+        "batch": 8,
+        "target": 2.25,
+        "limit": 50,
+        "every": 10,
+        "rates": 2,
+    },
     "ultra-deep": {"seeds": 2, "depth": 20, "width": 8, "steps": 4, "rates": (0.001,), "skip_rates": (0.01,)},
 }
 

@@ -25,6 +25,16 @@ class Interval:
     high: float
 
 
+def shown(value: float, low: float, high: float) -> tuple[str, str, str]:
+    """Three digits of each; 0 for what is less than 1e-9 of the larger end: the rounding that a difference has left."""
+    largest = max((abs(v) for v in (low, high) if math.isfinite(v)), default=0.0)
+    return f"{_unless_tiny(value, largest):.3g}", f"{_unless_tiny(low, largest):.3g}", f"{_unless_tiny(high, largest):.3g}"
+
+
+def _unless_tiny(value: float, largest: float) -> float:
+    return 0.0 if abs(value) < 1e-9 * largest else value
+
+
 @dataclass(frozen=True)
 class Series:
     """One line of a figure: points x, y, with a band where there are several seeds."""

@@ -10,6 +10,7 @@ from steepest.studies.edge_of_stability import EdgeOfStability
 from steepest.studies.generalisation import GeneralisationStudy
 from steepest.studies.ghost_batches import GhostBatches
 from steepest.studies.large_batch import LargeBatch
+from steepest.studies.late_gradients import LateGradients
 from steepest.studies.lottery_tickets import LotteryTickets
 from steepest.studies.mode_connectivity import ModeConnectivity
 from steepest.studies.momentum import Momentum
@@ -46,6 +47,7 @@ STUDIES: tuple[type[Study], ...] = (
     WarmUp,
     Sensitivity,
     Temperature,
+    LateGradients,
 )
 
 

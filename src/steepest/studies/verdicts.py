@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from steepest.results import Interval, Verdict
+from steepest.results.study import shown
 
 # Quantiles of Student's t at 97.5 %, for 1 to 10 degrees of freedom.
 _T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
@@ -32,8 +33,6 @@ def mean_interval(values: Sequence[float]) -> Interval:
     if n < 2:
         return Interval(mean, -math.inf, math.inf)
     half = t_quantile(n - 1) * math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
-    # Differences that cancel leave the rounding of what they were taken of.
-    mean = 0.0 if abs(mean) < 1e-9 * half else mean
     return Interval(mean, mean - half, mean + half)
 
 
@@ -79,7 +78,8 @@ def together(verdicts: Iterable[Verdict]) -> Verdict:
 
 def text(interval: Interval) -> str:
     """``12 [10, 15]``: value and ends with three digits."""
-    return f"{interval.value:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
+    value, low, high = shown(interval.value, interval.low, interval.high)
+    return f"{value} [{low}, {high}]"
 
 
 def listed(intervals: Mapping[str, Interval]) -> str:

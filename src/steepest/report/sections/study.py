@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from steepest.report.figures import COLOURS, figure_chart
+from steepest.results.study import shown
 
 _KINDS = {"held": "held", "held partly": "partly", "did not hold here": "not"}
 
@@ -25,7 +26,7 @@ def article(study: Mapping[str, Any]) -> dict[str, Any]:
                 **claim,
                 "kind": _KINDS[claim["verdict"]],
                 "rows": [
-                    {"name": name, "value": _short(i["value"]), "low": _short(i["low"]), "high": _short(i["high"])}
+                    dict(zip(("value", "low", "high"), shown(*(float(i[k]) for k in ("value", "low", "high"))), strict=True), name=name)
                     for name, i in claim["measured"].items()
                 ],
             }
@@ -42,7 +43,3 @@ def article(study: Mapping[str, Any]) -> dict[str, Any]:
             for figure in study["figures"]
         ],
     }
-
-
-def _short(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:.3g}"
