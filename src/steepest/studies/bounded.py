@@ -14,17 +14,19 @@ from steepest.numerics.deadline import Deadline
 from steepest.results import Domain
 
 
-def relu_graph(weights: Sequence[Tensor], biases: Sequence[Tensor] | None = None) -> Graph:
-    """The network with ReLU between its dense layers.
+def relu_graph(weights: Sequence[Tensor], biases: Sequence[Tensor] | None = None, slope: float = 0.0) -> Graph:
+    """The network with ReLU, or leaky ReLU, between its dense layers.
 
     Args:
         weights: ``[out, in]`` each.
         biases: ``[out]`` each, or none.
+        slope: of negative arguments.
     """
     builder = Builder()
     x = builder.input((1, weights[0].shape[1]))
     for k, weight in enumerate(weights):
-        x = builder.dense(builder.relu(x) if k else x, weight.detach().double(), None if biases is None else biases[k].detach().double())
+        bias = None if biases is None else biases[k].detach().double()
+        x = builder.dense(builder.relu(x, slope) if k else x, weight.detach().double(), bias)
     return builder.finish(x)
 
 

@@ -7,6 +7,7 @@ from steepest.studies.adam_divergence import AdamDivergence
 from steepest.studies.covariate_shift import CovariateShift
 from steepest.studies.depth import Depth
 from steepest.studies.edge_of_stability import EdgeOfStability
+from steepest.studies.gan_stability import GanStability
 from steepest.studies.generalisation import GeneralisationStudy
 from steepest.studies.ghost_batches import GhostBatches
 from steepest.studies.large_batch import LargeBatch
@@ -48,6 +49,7 @@ STUDIES: tuple[type[Study], ...] = (
     Sensitivity,
     Temperature,
     LateGradients,
+    GanStability,
 )
 
 
