@@ -7,7 +7,7 @@ import torch
 
 from cases import CASES
 from random_graphs import random_graph
-from steepest.bounds import ClarkeJacobian, LinearJacobian, LipSDP, PieceLipSDP, Product, Rowwise, Splitting
+from steepest.bounds import ClarkeJacobian, LinearJacobian, LipSDP, PieceLipSDP, Product, Rowwise, Signs, Splitting
 from steepest.numerics.deadline import Deadline
 from steepest.proofs.certificate import write_certificate
 from steepest.proofs.check import check
@@ -17,7 +17,8 @@ from steepest.witnesses.ascent import GradientAscent
 SPLITTING = Splitting(ClarkeJacobian().over, PieceLipSDP(first=5, next=2), Deadline(), inputs=40, pieces=20)
 ONE_PIECE = Splitting(ClarkeJacobian().over, PieceLipSDP(first=5, next=2), Deadline())
 ROWWISE = Rowwise(LinearJacobian().row_sums, PieceLipSDP(first=3))
-BOUNDS = [Product(), ClarkeJacobian(), LinearJacobian(), ROWWISE, LipSDP(deadline=Deadline(), steps=30), SPLITTING, ONE_PIECE]
+SIGNS = Signs(Deadline(), nodes=60, batch=4, steps=8)
+BOUNDS = [Product(), ClarkeJacobian(), LinearJacobian(), ROWWISE, LipSDP(deadline=Deadline(), steps=30), SPLITTING, ONE_PIECE, SIGNS]
 NORMS = [1.0, 2.0, math.inf]
 
 
@@ -39,7 +40,7 @@ def test_known_constants_are_inside_the_bracket(name, graph, constants, bound):
 
 
 def _covers(bound, graph, norm, domain):
-    if isinstance(bound, Splitting):
+    if isinstance(bound, (Splitting, Signs)):
         return bound.applies(graph, domain)
     if isinstance(bound, LinearJacobian):
         return bound.applies(graph, domain)

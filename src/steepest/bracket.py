@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from steepest.bounds import ChannelLipSDP, ClarkeJacobian, LinearJacobian, LipSDP, PieceLipSDP, Product, Rowwise, Splitting
+from steepest.bounds import ChannelLipSDP, ClarkeJacobian, LinearJacobian, LipSDP, PieceLipSDP, Product, Rowwise, Signs, Splitting
 from steepest.capture.head import with_output
 from steepest.errors import SoundnessError
 from steepest.estimates import LipLT, SeqLip
@@ -56,6 +57,15 @@ CHANNELS = 0.2
 
 SPLITTING = 0.4
 """Part of the bounds' time that splitting has, where the network has few inputs."""
+
+SIGNS = 0.4
+"""Part of the bounds' time that branching over activation patterns has, where the network is small and piecewise linear."""
+
+EXACT = 1e-5
+"""What is left between the squares of a bound and of a slope that was met, relatively, where no better bound is looked for."""
+
+CONFIRMING = 1.0
+"""Seconds of the search for a witness where the steepest point is known."""
 
 LINEAR_WORK = 3e8
 """Multiplications for the linear bounds of one node, for each second of the bounds' time."""
@@ -132,8 +142,10 @@ class Bracketing:
         self.progress("searching for a witness")
         # A limit on the whole is one of the wall clock; without it other load on the machine only delays the search.
         stop = self.stop if self.time_limit is None else self.stop.within(self._left(started, self.effort.seconds))
-        search = GradientAscent(seconds=self.effort.seconds, starts=self.effort.starts, stop=stop, seed=self.seed)
-        witness = search.search(headed, domain, norm, data)
+        seconds = min(self.effort.seconds, CONFIRMING) if any(_exact(u) for u in uppers) else self.effort.seconds
+        points = [torch.from_numpy(u.point) for u in uppers if u.point is not None]
+        search = GradientAscent(seconds=seconds, starts=self.effort.starts, stop=stop, seed=self.seed)
+        witness = search.search(headed, domain, norm, data, torch.stack(points) if points else None)
         self._compare(record, domain, norm, output, uppers, witness)
 
         self.progress("checking the certificate")
@@ -219,6 +231,13 @@ class Bracketing:
             if uppers[-1].remark:
                 notes.append(uppers[-1].remark)
             uppers = [u for u in uppers if u.value < math.inf or not u.method.startswith("lipsdp")]
+        signs = Signs(self.stop.within(self._left(started, SIGNS * self.effort.upper_seconds)), enclosures=known)
+        if signs.applies(graph, domain) and not self._limited(started):
+            self.progress("branching over activation patterns")
+            uppers.append(signs.bound(graph, domain, norm))
+            uppers = [u for u in uppers if u.value < math.inf or u.method != signs.name]
+            if _exact(uppers[-1]):
+                return tuple(uppers)
         deadline = self.stop.within(self._left(started, SPLITTING * self.effort.upper_seconds))
         splitting = Splitting(jacobian.over, PieceLipSDP(), deadline, enclosures=known)
         if not splitting.boxes(graph, domain):
@@ -300,6 +319,11 @@ class Bracketing:
                         "versions": versions(),
                     },
                 )
+
+
+def _exact(upper: UpperBound) -> bool:
+    """Whether a method met a slope of about the bound that it proves."""
+    return upper.point is not None and upper.gap is not None and upper.gap < EXACT
 
 
 def _unbounded(blocked_by: str | None, domain: Domain) -> str:

@@ -77,6 +77,7 @@ def write_certificate(
             "steps": [step.to_json() for step in upper.steps],
             **({} if upper.work is None else {"enclosure": {"work": upper.work}}),
             **({} if upper.cover is None else {"cover": upper.cover.to_json()}),
+            **({} if upper.patterns is None else {"patterns": upper.patterns.to_json()}),
             **(
                 {"rows": [[{"node": k, "multipliers": array_to_json(t)} for k, t in row.items()] for row in upper.rows]}
                 if upper.rows

@@ -18,6 +18,7 @@ from steepest.proofs.checker.cover import cover_proves
 from steepest.proofs.checker.linear import NodeLike
 from steepest.proofs.checker.pushed import linear_jacobian_constant, row_length
 from steepest.proofs.checker.radius import Constant, scores, unproven
+from steepest.proofs.checker.signs import patterns_prove
 from steepest.proofs.checker.slopes import slopes_prove
 from steepest.proofs.checker.statement import RADII_FORMAT, Malformed, Region, Statement, digest, read, read_radii
 from steepest.proofs.checker.walk import OPERATORS, jacobian_constant, product_constant, value_of, values
@@ -153,6 +154,8 @@ def _upper(nodes: Sequence[NodeLike], statement: Statement, reasons: list[str]) 
             proven = product_constant(nodes, statement.norm, boxes, statement.claims)
         elif statement.cover is not None:
             proven = cover_proves(nodes, region.box, boxes, statement.cover, statement.norm, statement.bound, ball)
+        elif statement.patterns is not None:
+            proven = patterns_prove(nodes, region.box, boxes, statement.patterns, statement.norm, statement.bound)
         elif statement.method == "jacobian":
             proven = jacobian_constant(nodes, statement.norm, boxes)
         elif statement.method in ("linear-jacobian", "rowwise"):

@@ -12,6 +12,7 @@ import numpy as np
 from steepest.results.cover import Cover
 from steepest.results.domain import NORM_NAMES, Domain, array_to_json, number_to_json
 from steepest.results.estimate import Estimate
+from steepest.results.patterns import Patterns
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class UpperBound:
         cover: where the argument goes by pieces, those.
         rows: where it goes by rows of the output, for each the multipliers by node.
         work: where it begins with enclosures by backward linear bounds, the most multiplications for the rows of one node of these.
+        patterns: where it goes by activation patterns, those.
+        point: the steepest input that the method met, of the network's input shape, or None; it proves nothing.
     """
 
     method: str
@@ -59,6 +62,8 @@ class UpperBound:
     cover: Cover | None = None
     rows: tuple[Mapping[int, Any], ...] = ()
     work: float | None = None
+    patterns: Patterns | None = None
+    point: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)

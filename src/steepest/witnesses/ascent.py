@@ -65,7 +65,9 @@ class GradientAscent:
     starts: int = 32
     steps: int = 100_000
 
-    def search(self, graph: Graph, domain: Domain, norm: float, data: Tensor | None = None) -> LowerBound | None:
+    def search(
+        self, graph: Graph, domain: Domain, norm: float, data: Tensor | None = None, points: Tensor | None = None
+    ) -> LowerBound | None:
         """Search one domain.
 
         Args:
@@ -73,6 +75,7 @@ class GradientAscent:
             domain: all inputs, a box or a ball.
             norm: 1, 2 or inf, at both ends.
             data: ``[count, *input_shape]``, typical inputs: their range seeds the search, those outside are drawn in.
+            points: ``[count, *input_shape]``, float64, where the network is steep, from elsewhere: they join what is found.
 
         Returns:
             The steepest proven secant (zero for a constant network), or None where the domain does not hold two
@@ -93,6 +96,9 @@ class GradientAscent:
         else:
             found = self._explore(landscape, terrain, generator, searching)
         exact = Landscape(graph, norm, free)
+        if points is not None:
+            met = _looked_at(exact, pull_inside(domain, points).flatten(1), generator, 20)
+            found = Found(found.x.double(), found.v.double(), found.value.double()).joined(met)
         pair = best_pair(exact, domain, _finish(exact, terrain, found), budget)
         if pair is None or pair.value < fallback.value:
             pair = fallback

@@ -18,10 +18,11 @@ from steepest.proofs.checker.cover import Cover
 from steepest.proofs.checker.linear import NodeLike, Shape
 from steepest.proofs.checker.radius import METHODS as RADIUS_METHODS
 from steepest.proofs.checker.radius import Claim
+from steepest.proofs.checker.signs import Patterns
 
 FORMAT = "steepest-certificate/1"
 RADII_FORMAT = "steepest-radii/1"
-METHODS = ("product", "jacobian", "linear-jacobian", "rowwise", "lipsdp", "lipsdp-channel", "splitting")
+METHODS = ("product", "jacobian", "linear-jacobian", "rowwise", "lipsdp", "lipsdp-channel", "splitting", "signs")
 NORMS = {"1": 1.0, "2": 2.0, "inf": math.inf}
 _LARGEST = 10**9
 _MOST = 10**6
@@ -56,6 +57,7 @@ class Statement:
     multipliers: dict[int, Array]
     cover: Cover | None
     rows: tuple[dict[int, Array], ...] | None
+    patterns: Patterns | None
     lower: float
     pair: tuple[Array, Array] | None
 
@@ -130,6 +132,7 @@ def read(certificate: Any, shape: Shape, outputs: int) -> Statement:
         {k: _multipliers(v) for k, v in _steps(upper.get("steps"), "multipliers").items()} if optimised else {},
         _cover(upper.get("cover"), shape) if method == "splitting" else None,
         _rows(upper.get("rows")) if method == "rowwise" else None,
+        _patterns(upper.get("patterns")) if method == "signs" else None,
         lower,
         pair,
     )
@@ -277,6 +280,32 @@ def _rows(value: Any) -> tuple[dict[int, Array], ...]:
     if not isinstance(value, list) or len(value) > _MOST:
         raise Malformed("upper.rows is not a list.")
     return tuple({k: _multipliers(v) for k, v in _steps(row, "multipliers").items()} for row in value)
+
+
+def _patterns(value: Any) -> Patterns:
+    entry = _object(value, "upper.patterns")
+    parts = {}
+    for name, axes, dtype in (
+        ("cut", 1, "int64"),
+        ("chosen", 1, "int64"),
+        ("multipliers", 2, "float64"),
+        ("weights", 2, "float64"),
+        ("counts", 1, "int64"),
+        ("codes", 1, "int64"),
+        ("shares", 1, "float64"),
+    ):
+        where = f"upper.patterns.{name}"
+        shape = _object(entry.get(name), where).get("shape")
+        if (
+            not isinstance(shape, list)
+            or len(shape) != axes
+            or not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= _LARGEST for n in shape)
+        ):
+            raise Malformed(f"{where} has no shape of {axes} axes.")
+        parts[name] = _array(entry[name], where, tuple(shape), dtype)
+    if len(parts["cut"]) > _MOST or parts["codes"].shape != parts["shares"].shape:
+        raise Malformed("The trees of the patterns are too large, or constraints and their shares differ in number.")
+    return Patterns(**parts)
 
 
 def _region(domain: Mapping[str, Any], shape: Shape) -> Region:

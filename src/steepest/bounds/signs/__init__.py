@@ -1,0 +1,5 @@
+"""Branch and bound over activation patterns."""
+
+from steepest.bounds.signs.search import Signs
+
+__all__ = ["Signs"]
