@@ -12,7 +12,7 @@ DOCS_STAMP := $(VENV)/.steepest-docs-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-local bench-overhead bench-curvature bench-diagnosis bench-fixes bench-distributed bench-race docs clean
+.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-local bench-local-l2 bench-overhead bench-curvature bench-diagnosis bench-fixes bench-distributed bench-race docs clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ bench-regions: $(STAMP) ## bounds over smaller regions of deep networks
 
 bench-local: $(STAMP) ## local linf constants of small networks, and linear bounds of every operator
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/local.py -o benchmarks/results/local.md
+
+bench-local-l2: $(STAMP) ## local l2 constants of the embedded digits network around 100 test inputs
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/local_l2.py -o benchmarks/results/local_l2.md
 
 bench-diagnosis: $(STAMP) ## root causes found, missed and imagined, over folders of faulty and healthy scripts
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/diagnosis.py -o benchmarks/results/diagnosis.md

@@ -1,9 +1,10 @@
 """How steep is a network? Proven brackets of Lipschitz constants, certified radii, certificates anyone can check.
 
-``steepest.bound(model, sample=x)`` brackets a constant, ``steepest.check(certificate, model)`` verifies one, ``steepest.certify(model, x,
-y)`` certifies radii of inputs, and ``steepest.audit()`` does the whole job. ``with steepest.watch() as run`` observes training,
-``steepest.diagnose(script)`` says what is wrong with it, ``steepest.race(task)`` compares descent methods; see ``steepest.api``. Names load
-on first use, so that the checker alone needs no torch.
+``steepest.bound(model, sample=x)`` brackets a constant, ``steepest.local_constants(model, x, radius)`` bounds those around many inputs,
+``steepest.check(certificate, model)`` verifies a certificate, ``steepest.certify(model, x, y)`` certifies radii of inputs, and
+``steepest.audit()`` does the whole job. ``with steepest.watch() as run`` observes training, ``steepest.diagnose(script)`` says what
+is wrong with it, ``steepest.race(task)`` compares descent methods; see ``steepest.api``. Names load on first use, so that the checker
+alone needs no torch.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from steepest.api import check as check
     from steepest.api import diagnose as diagnose
     from steepest.api import generalisation as generalisation
+    from steepest.api import local_constants as local_constants
     from steepest.api import race as race
     from steepest.api import study as study
     from steepest.api import watch as watch
@@ -27,7 +29,21 @@ if TYPE_CHECKING:
     from steepest.results import Domain as Domain
 
 __version__ = "0.1.0"
-__all__ = ["Bracket", "Domain", "__version__", "audit", "bound", "certify", "check", "diagnose", "generalisation", "race", "study", "watch"]
+__all__ = [
+    "Bracket",
+    "Domain",
+    "__version__",
+    "audit",
+    "bound",
+    "certify",
+    "check",
+    "diagnose",
+    "generalisation",
+    "local_constants",
+    "race",
+    "study",
+    "watch",
+]
 
 _HOMES = {
     "audit": "steepest.api",
@@ -36,6 +52,7 @@ _HOMES = {
     "check": "steepest.api",
     "diagnose": "steepest.api",
     "generalisation": "steepest.api",
+    "local_constants": "steepest.api",
     "study": "steepest.api",
     "race": "steepest.api",
     "watch": "steepest.api",

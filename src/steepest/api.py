@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from steepest.audit import Auditing, AuditResult, Subject
 from steepest.audit import Progress as AuditProgress
 from steepest.bracket import EFFORTS, Bracketing, Effort, Progress
 from steepest.capture.data import as_batch, as_input, as_labels
+from steepest.capture.head import with_output
 from steepest.capture.load import Loaded, load
 from steepest.diagnose import judge
 from steepest.errors import UsageError
 from steepest.example import train_digits
 from steepest.graph import Graph
+from steepest.local import LocalConstants
 from steepest.measures.generalisation import generalise
 from steepest.numerics.deadline import Deadline
 from steepest.numerics.device import require_device
@@ -189,6 +192,51 @@ def certify(
     labels = None if y is None else as_labels(y, len(batch), classes)
     certifying = Certifying(p, effort, seed, inputs, time_limit, progress, stop or Deadline())
     return certifying.run(loaded.graph, batch, labels, radius, loaded.name, data_name)
+
+
+def local_constants(
+    model: Model,
+    x: Array,
+    radius: float | Array,
+    *,
+    sample: Tensor | tuple[Tensor, ...] | None = None,
+    factory: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    norm: float | str = 2,
+    output: tuple[int, ...] | int | None = None,
+    executor: Executor | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> np.ndarray:
+    """Bound the Lipschitz constants around many inputs at once.
+
+    For each input ``x_i``: ``|f(y) - f(z)|_p <= L_i |y - z|_p`` for all y, z in the ball of radius ``radius_i`` in lp around it, for the
+    network as a map of real numbers, proven in floating point with rounding accounted for. ``bound`` over one ball gives a lower end and
+    a certificate as well.
+
+    Args:
+        model, sample, factory, input_shape, norm, output: as in ``bound``; by default the sample is ``x``.
+        x: inputs ``[n, *input_shape]``.
+        radius: of all balls, or ``[n]``.
+        executor: any ``concurrent.futures.Executor``, which then computes parts of the batch; it stays open.
+        progress: called with the number of inputs done.
+
+    Returns:
+        float64 ``[n]``; infinite where the network has no constant over a ball that these bounds can prove.
+
+    Raises:
+        UsageError: inputs, radii or an output that do not fit.
+        ModelError: a model that cannot be taken.
+    """
+    p = require_norm(norm)
+    if sample is None and input_shape is None and isinstance(model, nn.Module):
+        sample = torch.zeros(1, *np.shape(x)[1:])
+    graph = capture(model, sample=sample, factory=factory, input_shape=input_shape).graph
+    batch = as_batch(x, graph.input_shape)
+    radii = torch.as_tensor(radius, dtype=torch.float64)
+    if radii.shape not in ((), (len(batch),)) or not bool(((radii >= 0) & (radii < math.inf)).all()):
+        raise UsageError(f"the radius is one finite number of at least 0, or one for each of the {len(batch)} inputs")
+    headed = with_output(graph, (output,) if isinstance(output, int) else output)
+    return LocalConstants(p, progress=progress).run(headed, batch, radii.expand(len(batch)), executor).numpy()
 
 
 def audit(

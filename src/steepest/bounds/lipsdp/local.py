@@ -21,6 +21,10 @@ from steepest.ops.enclosures import Enclosures
 from steepest.ops.lure import lure_system
 
 
+def _quietly(done: int) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class LocalLipSDP:
     """The least l2 constants over l2 balls that the slopes there prove, one multiplier per neuron of uncertain slope.
@@ -44,7 +48,7 @@ class LocalLipSDP:
     bounds: BackwardBounds = field(default_factory=BackwardBounds)
     together: int = 8
     seconds: float = math.inf
-    progress: Callable[[int], None] = lambda done: None
+    progress: Callable[[int], None] = _quietly
 
     def constants(
         self,
@@ -111,10 +115,6 @@ class LocalLipSDP:
         deadline = self.inner.deadline.within(self.seconds) if self.seconds < math.inf else self.inner.deadline
         found = replace(self.inner, deadline=deadline).multipliers(system)
         return math.inf if found is None else found[0]
-
-
-def _quietly(done: int) -> None:
-    pass
 
 
 def _with_row(graph: Graph, row: Tensor) -> Graph:
