@@ -1,4 +1,4 @@
-"""Orthogonal layers, their network as a graph, and radii of wrong answers."""
+"""The network of orthogonal layers as a graph, and shares of radii."""
 
 import math
 
@@ -7,15 +7,7 @@ import torch
 
 from steepest.bounds import Product
 from steepest.results import Domain
-from steepest.studies.temperature import LipschitzNetwork, OrthogonalLinear, _Seen
-
-
-@pytest.mark.parametrize("shape", [(5, 5), (3, 7), (7, 3)])
-def test_all_singular_values_are_one(shape):
-    torch.manual_seed(0)
-    layer = OrthogonalLinear(*shape).double()
-    assert layer.weight.shape == (shape[1], shape[0])
-    torch.testing.assert_close(torch.linalg.svdvals(layer.weight), torch.ones(min(shape), dtype=torch.float64))
+from steepest.studies.temperature import LipschitzNetwork, _Seen
 
 
 def test_the_graph_is_the_network_without_its_temperature():

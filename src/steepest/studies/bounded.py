@@ -1,17 +1,23 @@
-"""Dense ReLU networks as graphs, from their weights alone, and their proven constants."""
+"""Dense ReLU networks as graphs, from their weights alone; their proven constants; radii from both sides."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context
 
 from torch import Tensor
+from torch.nn import functional
 
 from steepest.bounds import LipSDP
 from steepest.capture.builder import Builder
 from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
 from steepest.results import Domain
+from steepest.robustness.certify import EFFORTS, attack, make_sources
+from steepest.robustness.decisions import Decisions
+from steepest.robustness.radii import RadiusSearch
 
 
 def relu_graph(weights: Sequence[Tensor], biases: Sequence[Tensor] | None = None, slope: float = 0.0) -> Graph:
@@ -37,3 +43,37 @@ def proven_constant(graph: Graph, steps: int = 30) -> float:
     """
     value = LipSDP(deadline=Deadline(), steps=steps).bound(graph, Domain("all"), 2.0).value
     return float(Context(prec=5, rounding=ROUND_CEILING).create_decimal_from_float(value))
+
+
+@dataclass(frozen=True, eq=False)
+class Radii:
+    """In l2, of inputs ``[n, inputs]``.
+
+    Args:
+        attacked: ``[n]``, distance of the nearest other answer found; infinite where none was found.
+        towards: ``[n, inputs]``, its direction, of length one.
+        proven: per kind of constant, ``[n]``: ``margin / (sqrt(2) L)`` for constants over all inputs, bounds over the ball for ``local``.
+    """
+
+    attacked: Tensor
+    towards: Tensor
+    proven: dict[str, Tensor]
+
+
+def radii(graph: Graph, x: Tensor, constants: Mapping[str, float], local: bool, seed: int) -> Radii:
+    """Attacks, and proofs.
+
+    Args:
+        graph: a classifier of ``[1, inputs]``.
+        x: ``[n, inputs]``, float64.
+        constants: proven ones of the network over all inputs, by name.
+        local: whether local bounds are asked too.
+        seed: of the attack.
+    """
+    effort, at = EFFORTS["normal"], Decisions.of(graph, x[:, None])
+    found = attack(at, 2.0, effort, seed)
+    proven = {name: at.margins.amin(1).clamp(min=0.0) / (math.sqrt(2.0) * value) for name, value in constants.items()}
+    if local:
+        search = RadiusSearch(2.0, effort.tries)
+        proven["local"] = search.search(at, make_sources(2.0, effort, None), found.distance).radius
+    return Radii(found.distance, functional.normalize((found.point - at.x)[:, 0], dim=1), proven)
