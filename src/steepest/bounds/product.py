@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from steepest.graph import Graph
 from steepest.numerics.interval import Interval
-from steepest.ops.kinds import Affine, Rearrangement
+from steepest.numerics.rounding import product_up
+from steepest.ops.gradient_step import gradient_step
+from steepest.ops.kinds import Affine, Elementwise, Rearrangement
 from steepest.ops.region import enclose_domain
 from steepest.results import Domain, Step, UpperBound
 
@@ -19,7 +21,8 @@ class Product:
 
     With ``L_k`` a Lipschitz constant of node k as a map of the network's input, from lp to lp over the domain: an affine
     node has ``|W|_p L``, an activation its steepest slope over the node's enclosure times L, a sum ``L_1 + L_2``, a product
-    of branches the product rule, and so on (``Operator.lipschitz``). The last node's constant is the bound. Instant, the
+    of branches the product rule, and so on (``Operator.lipschitz``); in l2 a residual branch that is a gradient step is taken with
+    its shortcut (``gradient_step``). The last node's constant is the bound. Instant, the
     loosest of all, and the only one that never fails to finish.
 
     Source: Szegedy et al. 2014, section 4.3; Gouk et al. 2021 for residual and pooling layers.
@@ -59,7 +62,13 @@ def node_constants(graph: Graph, xs: list[Interval], norm: float) -> list[float]
         norm: 1, 2 or inf.
     """
     constants = [1.0]
-    for node in graph.nodes[1:]:
+    for index, node in enumerate(graph.nodes[1:], start=1):
         inputs = tuple(constants[i] for i in node.inputs)
         constants.append(node.op.lipschitz(norm, inputs, tuple(xs[i] for i in node.inputs)))
+        step = gradient_step(graph.nodes, index) if norm == 2.0 else None
+        if step is not None:
+            inner, gate = (graph.nodes[i].op for i in (step.inner, step.gate))
+            assert isinstance(inner, Affine) and isinstance(gate, Elementwise)
+            factor = step.factor(inner.norm(2.0), gate.slopes(xs[step.inner]))
+            constants[-1] = min(constants[-1], product_up(factor, constants[step.source]))
     return constants

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from steepest.capture.factory import call_factory
+from steepest.capture.image_files import read_cifar_batch, read_mnist_files
 from steepest.errors import ModelError, UsageError
 
 _LARGEST_FILE = 8 * 2**30
@@ -40,6 +41,9 @@ def load_array(path: Path) -> np.ndarray:
 def load_data(source: str) -> Data:
     """Inputs and labels from ``.npz`` with x and y, from ``.npy``, or from ``module:function`` giving batches of x or (x, y).
 
+    Images also from ``...-images-idx3-ubyte``, plain or ``.gz``, with their labels in the file of that name beside it, and from a
+    ``.bin`` batch of CIFAR-10: float32 in [0, 1], with an axis of channels.
+
     Raises:
         ModelError: for a file that cannot be taken.
         UsageError: for a factory that cannot be found, or gives something else.
@@ -51,8 +55,16 @@ def load_data(source: str) -> Data:
         if "x" not in content:
             raise ModelError(f"{source} holds {', '.join(content) or 'nothing'}: it needs an array named x, and labels named y")
         return Data(content["x"], content.get("y"))
+    if "-images-idx3-ubyte" in Path(source).name:
+        path = Path(source)
+        return Data(*read_mnist_files(path, _labels_of(path)))
+    if source.endswith(".bin"):
+        return Data(*read_cifar_batch(source))
     if ":" not in source:
-        raise UsageError(f"data are a .npz or .npy file or module:function, not {source!r}")
+        raise UsageError(
+            f"data are a .npz or .npy file, images in idx (...-images-idx3-ubyte[.gz], labels beside them) or CIFAR-10's .bin, or "
+            f"module:function, not {source!r}"
+        )
     xs, ys = [], []
     batches = call_factory(source)
     if not isinstance(batches, Iterable):
@@ -115,6 +127,12 @@ def as_input(x: np.ndarray | Tensor, shape: tuple[int, ...]) -> np.ndarray:
     if array.shape not in {expected, tuple(shape)}:
         raise UsageError(f"the input has shape {list(array.shape)}, and the network takes {list(expected)}")
     return array.reshape(shape)
+
+
+def _labels_of(images: Path) -> Path:
+    name = images.name.replace("-images-idx3-ubyte", "-labels-idx1-ubyte").removesuffix(".gz")
+    plain = images.with_name(name)
+    return plain if plain.is_file() else images.with_name(f"{name}.gz")
 
 
 def _numbers(x: np.ndarray | Tensor) -> np.ndarray:

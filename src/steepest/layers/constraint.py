@@ -26,7 +26,9 @@ def constraint_of(module: nn.Module) -> Constraint | None:
     if not parametrize.is_parametrized(module, "weight"):
         return None
     listed = module.get_submodule("parametrizations.weight")
-    return next((c for c in listed.children() if isinstance(c, Constraint)), None)
+    only, *more = listed.children()
+    # Another parametrisation after it may undo it.
+    return only if isinstance(only, Constraint) and not more else None
 
 
 def require_layer(module: nn.Module, what: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from steepest.layers.batch_norm import LipschitzBatchNorm
 from steepest.layers.constraint import CONVS, Conv, M, Setting, constraint_of
+from steepest.layers.gradient_step import GradientStep, Householder, plain_step
 from steepest.layers.pooling import ScaledAvgPool2d
 from steepest.layers.spectral import SpectralNorm
 
@@ -56,20 +58,13 @@ def export(model: nn.Module, sample: Tensor, tolerance: float = 0.01) -> nn.Modu
     """
     reference = next((p for p in model.parameters() if p.is_floating_point()), sample)
     exact = settle_(copy.deepcopy(model).cpu().double().eval())
-    shapes = _shapes(exact, sample)
-    made: dict[nn.Module, nn.Module] = {}
-    for name, module in list(exact.named_modules(remove_duplicate=False)):
-        if module in made or not _ours(module):
-            continue
-        if not shapes[module]:
-            raise ValueError(f"the sample does not reach the layer {name!r}, so that its norm cannot be proven")
-        made[module] = _plain(module, name, shapes[module], reference.dtype, tolerance)
-    plain = _replaced(exact, made).to(device=reference.device, dtype=reference.dtype)
+    export = _Export(_shapes(exact, sample), reference.dtype, tolerance)
+    plain = export.convert(exact, "").to(device=reference.device, dtype=reference.dtype)
     return plain.eval()
 
 
 def _ours(module: nn.Module) -> bool:
-    return isinstance(module, (LipschitzBatchNorm, ScaledAvgPool2d)) or constraint_of(module) is not None
+    return isinstance(module, (LipschitzBatchNorm, ScaledAvgPool2d, GradientStep, Householder)) or constraint_of(module) is not None
 
 
 def _shapes(model: nn.Module, sample: Tensor) -> dict[nn.Module, set[tuple[int, ...]]]:
@@ -89,23 +84,56 @@ def _shapes(model: nn.Module, sample: Tensor) -> dict[nn.Module, set[tuple[int, 
     return seen
 
 
-def _plain(module: nn.Module, name: str, shapes: set[tuple[int, ...]], dtype: torch.dtype, tolerance: float) -> nn.Module:
-    if isinstance(module, LipschitzBatchNorm):
-        dims = {len(s) for s in shapes}
-        return module.plain(max(dims)).double()
-    if isinstance(module, ScaledAvgPool2d):
-        module = module.plain(next(iter(shapes))[1]).double()
-    assert isinstance(module, (nn.Linear, *CONVS))
-    rank = module.weight.dim() - 2
-    sizes: list[tuple[int, ...] | None] = [None] if isinstance(module, nn.Linear) else sorted({s[len(s) - rank :] for s in shapes})  # type: ignore[assignment]
-    with torch.no_grad():
-        return _bare(module, scaled_below_one(Setting.of(module), module.weight, sizes, dtype, tolerance, name))
+class _Export:
+    """What has been made of each module so far."""
+
+    def __init__(self, shapes: dict[nn.Module, set[tuple[int, ...]]], dtype: torch.dtype, tolerance: float) -> None:
+        self.shapes, self.dtype, self.tolerance = shapes, dtype, tolerance
+        self.made: dict[nn.Module, nn.Module] = {}
+
+    def convert(self, module: nn.Module, name: str) -> nn.Module:
+        """The plain form of a module; what is no layer of ours is kept, with its children converted."""
+        if module not in self.made:
+            self.made[module] = module
+            if _ours(module):
+                self.made[module] = self._plain(module, name or type(module).__name__)
+            else:
+                for key, child in module._modules.items():
+                    if child is not None:
+                        module._modules[key] = self.convert(child, f"{name}.{key}" if name else key)
+        return self.made[module]
+
+    def _plain(self, module: nn.Module, name: str) -> nn.Module:
+        shapes = self.shapes[module]
+        if not shapes:
+            raise ValueError(f"the sample does not reach the layer {name!r}, so that its norm cannot be proven")
+        dims = len(next(iter(shapes)))
+        if isinstance(module, LipschitzBatchNorm):
+            return module.plain(dims).double()
+        if isinstance(module, ScaledAvgPool2d):
+            return self._scaled(module.plain(next(iter(shapes))[1]).double(), shapes, name)
+        if isinstance(module, Householder):
+            if len({len(s) for s in shapes}) > 1:
+                raise ValueError(f"the layer {name!r} sees inputs of different numbers of axes: use one for each")
+            rows = module.rows(dims)
+            return plain_step(self._scaled(rows, shapes, name))
+        if isinstance(module, GradientStep):
+            return plain_step(self._scaled(module.layer, shapes, name))
+        assert isinstance(module, (nn.Linear, *CONVS))
+        return self._scaled(module, shapes, name)
+
+    @torch.no_grad()
+    def _scaled(self, layer: nn.Linear | Conv, shapes: set[tuple[int, ...]], name: str) -> nn.Linear | Conv:
+        """The layer as torch makes it, divided by its norm where that is above one."""
+        rank = layer.weight.dim() - 2
+        sizes = [None] if isinstance(layer, nn.Linear) else sorted({s[len(s) - rank :] for s in shapes})
+        return _bare(layer, scaled_below_one(Setting.of(layer), layer.weight, sizes, self.dtype, self.tolerance, name))
 
 
-def _bare(module: nn.Linear | Conv, weight: Tensor) -> nn.Module:
+def _bare(module: nn.Linear | Conv, weight: Tensor) -> nn.Linear | Conv:
     """The layer as torch makes it, with a given weight; a parametrisation cannot be removed from a copy without harm to the original."""
     if isinstance(module, nn.Linear):
-        bare: nn.Module = nn.Linear(module.in_features, module.out_features, module.bias is not None)
+        bare: nn.Linear | Conv = nn.Linear(module.in_features, module.out_features, module.bias is not None)
     else:
         kind = next(k for k in CONVS if isinstance(module, k))
         channels, names = (
@@ -119,7 +147,7 @@ def _bare(module: nn.Linear | Conv, weight: Tensor) -> nn.Module:
 
 
 def scaled_below_one(
-    setting: Setting, weight: Tensor, sizes: list[tuple[int, ...] | None], dtype: torch.dtype, tolerance: float, name: str
+    setting: Setting, weight: Tensor, sizes: Sequence[tuple[int, ...] | None], dtype: torch.dtype, tolerance: float, name: str
 ) -> Tensor:
     """The weight divided by its norm where that is above one, rounded to a dtype, and proven.
 
@@ -149,12 +177,3 @@ def scaled_below_one(
         f"(b) padding {setting.mode!r} at this size leaves a gap that cannot be closed: use zeros or circular, or allow a larger "
         "tolerance, by which its outputs shrink"
     )
-
-
-def _replaced(model: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Module:
-    for module in list(model.modules()):
-        # All children, those that were met before too.
-        for name, child in module._modules.items():
-            if child is not None and child in made and made[child] is not child:
-                setattr(module, name, made[child])
-    return made.get(model, model)

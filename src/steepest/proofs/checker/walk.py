@@ -11,6 +11,7 @@ from steepest.proofs.checker import functions, groups
 from steepest.proofs.checker.box import Array, Box, add, image, middle, multiply, norm_above, overlap, point, slack, widen
 from steepest.proofs.checker.definite import matrix_norm_at_most
 from steepest.proofs.checker.linear import NodeLike, Shape, linear_part
+from steepest.proofs.checker.potential import source_of, step_constant
 
 OPERATORS = {"input", "dense", "conv", "conv_transpose", "scale", "reshape", "permute", "select", *functions.FUNCTIONS, *groups.GROUPS}
 """Codes the checker knows; any other is refused."""
@@ -91,6 +92,10 @@ def product_constant(nodes: Sequence[NodeLike], p: float, boxes: Sequence[Box], 
             constants.append(groups.times(float(slope.size.max(initial=0.0)), inputs[0]))
         else:
             constants.append(groups.constant(node, p, inputs, xs))
+            # The claims of earlier nodes have been proven by now.
+            factor = step_constant(nodes, k, boxes, claims) if p == 2 else None
+            if factor is not None:
+                constants[-1] = min(constants[-1], groups.times(factor, constants[source_of(nodes, k)]))
     return constants[-1]
 
 
