@@ -24,6 +24,8 @@ from steepest.diagnose import judge
 from steepest.errors import UsageError
 from steepest.example import train_digits
 from steepest.graph import Graph
+from steepest.jobs import Progress as RunProgress
+from steepest.jobs import workers
 from steepest.local import LocalConstants
 from steepest.measures.generalisation import generalise
 from steepest.numerics.deadline import Deadline
@@ -36,9 +38,8 @@ from steepest.results import Bracket, Domain, Generalisation, StudyResult
 from steepest.results.certification import Certification
 from steepest.results.diagnosis import Diagnosis, Ending
 from steepest.results.domain import NORM_NAMES, norm_from_name
-from steepest.robustness.certify import EFFORTS as RADIUS_EFFORTS
+from steepest.robustness.batch import EFFORTS as RADIUS_EFFORTS
 from steepest.robustness.certify import Certifying
-from steepest.robustness.certify import Progress as CertifyProgress
 from steepest.robustness.decisions import scores
 from steepest.studies.table import find
 from steepest.watch import watch as watch
@@ -149,7 +150,12 @@ def certify(
     effort: str = "normal",
     time_limit: float | None = None,
     seed: int = 0,
-    progress: CertifyProgress = lambda stage, fraction: None,
+    jobs: int = 1,
+    executor: Executor | None = None,
+    cluster_address: str | None = None,
+    folder: str | Path | None = None,
+    fresh: bool = False,
+    progress: RunProgress = lambda stage, fraction: None,
     stop: Deadline | None = None,
 ) -> Certification:
     """Certify radii: for each input a ball in which the answer provably does not change, and the nearest point found where it does.
@@ -167,6 +173,12 @@ def certify(
         effort: ``fast``, ``normal`` or ``high``: how tight the linear bounds are, how many radii are tried, how long attacks search.
         time_limit: seconds for the whole; inputs that are not reached are left out.
         seed: of the attacks.
+        jobs: local processes, each of one thread; 1 is this process. With more, a script that calls this needs
+            ``if __name__ == "__main__":``.
+        executor: instead of ``jobs``: any ``concurrent.futures.Executor``; it stays open.
+        cluster_address: instead of ``jobs``: of a Dask scheduler.
+        folder: keeps every finished batch, and takes up those that are there, of the same run.
+        fresh: forget what is there.
         progress: called with a phrase and the fraction done.
         stop: ``stop.stop(reason)`` ends the run early with the inputs that are done.
 
@@ -183,6 +195,8 @@ def certify(
         raise UsageError(f"the radius must be finite and not negative, not {radius:g}")
     if inputs is not None and inputs < 1:
         raise UsageError(f"inputs must be at least 1, not {inputs}")
+    if jobs < 1:
+        raise UsageError(f"jobs must be at least 1, not {jobs}")
     p = require_norm(norm)
     if sample is None and input_shape is None and isinstance(model, nn.Module):
         sample = torch.zeros(1, *np.shape(x)[1:])
@@ -190,7 +204,8 @@ def certify(
     batch = as_batch(x, loaded.graph.input_shape)
     classes = math.prod(scores(loaded.graph).shape)
     labels = None if y is None else as_labels(y, len(batch), classes)
-    certifying = Certifying(p, effort, seed, inputs, time_limit, progress, stop or Deadline())
+    made, place = workers(jobs, cluster_address, executor), None if folder is None else Path(folder)
+    certifying = Certifying(p, effort, seed, inputs, time_limit, place, fresh, made, progress, stop or Deadline())
     return certifying.run(loaded.graph, batch, labels, radius, loaded.name, data_name)
 
 

@@ -23,8 +23,8 @@ from steepest.proofs.certificate import versions
 from steepest.results import Bracket, Domain
 from steepest.results.certification import CertifiedInput
 from steepest.results.domain import NORM_NAMES, array_to_json, number_to_json
-from steepest.robustness.certify import EFFORTS as RADIUS_EFFORTS
-from steepest.robustness.certify import Batch, certify_batch, together
+from steepest.robustness.batch import EFFORTS as RADIUS_EFFORTS
+from steepest.robustness.batch import Batch, certify_batch, together
 from steepest.robustness.decisions import scores
 
 Progress = Callable[[str, float], None]

@@ -16,7 +16,7 @@ from steepest.proofs.certificate import RadiusClaim, write_certificate, write_ra
 from steepest.proofs.check import check
 from steepest.proofs.checker.radius import Claim, Constant, scores, unproven
 from steepest.results import Domain, NetworkRecord
-from steepest.robustness.certify import EFFORTS, Batch, attack, certify_batch
+from steepest.robustness.batch import EFFORTS, Batch, attack, certify_batch
 from steepest.robustness.constant import GlobalConstant, body, head
 from steepest.robustness.decisions import Decisions
 from steepest.robustness.decisions import scores as kept

@@ -14,8 +14,9 @@ import pytest
 import steepest
 from race_tasks import SEEN
 from steepest.errors import LimitError
+from steepest.jobs import cluster, local
 from steepest.numerics.deadline import Deadline
-from steepest.race.runner import Runner, local
+from steepest.race.runner import Runner
 from steepest.race.store import Store
 from steepest.race.task import fingerprint
 from steepest.race.trial import Setting
@@ -141,7 +142,6 @@ def test_an_interrupted_race_goes_on(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_cluster_survives_the_death_of_a_worker(tmp_path, at_home, monkeypatch):
     distributed = pytest.importorskip("dask.distributed")
-    from steepest.race.runner import cluster
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
     settings = [_setting("race_tasks:slow", seed=k, steps=30) for k in range(8)]

@@ -7,7 +7,7 @@ import torch
 
 from cases import build
 from steepest.robustness.attack import DeepFool, realise
-from steepest.robustness.certify import EFFORTS, attack
+from steepest.robustness.batch import EFFORTS, attack
 from steepest.robustness.decisions import Decisions
 from steepest.robustness.pgd import project
 

@@ -10,7 +10,7 @@ from random_graphs import random_graph
 from steepest import ops
 from steepest.errors import UsageError
 from steepest.robustness.attack import DeepFool, realise
-from steepest.robustness.certify import EFFORTS, Batch, certify_batch, make_sources
+from steepest.robustness.batch import EFFORTS, Batch, certify_batch, make_sources
 from steepest.robustness.constant import GlobalConstant, body, head
 from steepest.robustness.decisions import Decisions, scores
 from steepest.robustness.intervals import IntervalSlopes

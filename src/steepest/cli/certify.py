@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.table import Table
 
@@ -19,6 +21,9 @@ from steepest.errors import LimitError, ThresholdError, UsageError
 from steepest.report.measured import share_text
 from steepest.report.numbers import lower_text, upper_text
 from steepest.results.certification import Certification
+
+_FEW = 64
+"""So many inputs are not worth the start of processes."""
 
 
 def certify(
@@ -38,7 +43,17 @@ def certify(
     fail_below: Annotated[
         float | None, typer.Option("--fail-below", metavar="ACC", help="exit 1 where the certified accuracy at R is below ACC, in [0, 1]")
     ] = None,
-    folder: Annotated[Path | None, typer.Option("-o", "--folder", metavar="DIR", help="where certify.json and certificate.json go")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("-o", "--folder", metavar="DIR", help="where certify.json, certificate.json and finished batches go")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume/--fresh", help="take up finished batches in the folder, or forget them")] = True,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", metavar="N", help="processes of one thread each; by default one per processor for more than 64 inputs"),
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", metavar="ADDRESS", help="of a Dask scheduler, instead of local processes")
+    ] = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
     as_json: options.Json = False,
@@ -67,6 +82,10 @@ def certify(
             effort=effort,
             time_limit=time_limit,
             seed=seed,
+            jobs=jobs if jobs is not None else _processes(given.x, inputs, threads),
+            cluster_address=cluster,
+            folder=None if folder is None else folder / "batches",
+            fresh=not resume,
             progress=tell,
             stop=stop,
         )
@@ -78,10 +97,16 @@ def certify(
         print_json(result.to_json())
     elif result.inputs:
         _show(result)
-    _finish(result, fail_below, bool(stop.asked), time_limit)
+    _finish(result, fail_below, bool(stop.asked), time_limit, folder is not None)
 
 
-def _finish(result: Certification, fail_below: float | None, stopped: bool, time_limit: float | None) -> None:
+def _processes(x: np.ndarray, inputs: int | None, threads: int | None) -> int:
+    """One per processor, or per thread that is granted, where there is enough to do."""
+    count = len(x) if x.ndim and inputs is None else inputs or 0
+    return (threads or os.cpu_count() or 1) if count > _FEW else 1
+
+
+def _finish(result: Certification, fail_below: float | None, stopped: bool, time_limit: float | None, kept: bool) -> None:
     """Thresholds and limits as exit codes."""
     done = len(result.inputs)
     if fail_below is not None and done and not result.certified_accuracy(result.radius) >= fail_below:
@@ -89,7 +114,8 @@ def _finish(result: Certification, fail_below: float | None, stopped: bool, time
         raise ThresholdError(f"the certified accuracy at {result.radius:g} is {accuracy}, below {share_text(fail_below)}")
     if done < result.asked:
         why = "interrupted" if stopped else f"the time limit of {time_limit:g} s was reached"
-        raise LimitError(f"{why}: {done} of {result.asked} inputs were certified, and what is said of them is valid")
+        further = "; the same command goes on from there" if kept else ""
+        raise LimitError(f"{why}: {done} of {result.asked} inputs were certified, and what is said of them is valid{further}")
 
 
 def _show(result: Certification) -> None:

@@ -8,11 +8,12 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from steepest.errors import UsageError
+from steepest.jobs import Progress, workers
 from steepest.numerics.deadline import Deadline
 from steepest.optim.catalogue import find
 from steepest.optim.method import Need
 from steepest.race.protocol import Raced, Racing
-from steepest.race.runner import Progress, Runner, cluster, local
+from steepest.race.runner import Runner
 from steepest.race.schedule import find_schedule
 from steepest.race.store import Store
 from steepest.race.task import Task, fingerprint, load_task
@@ -94,15 +95,11 @@ def race(
     store = None if folder is None else Store(Path(folder))
     if store is not None and fresh:
         store.clear()
-    make = (
-        (lambda: executor) if executor is not None else cluster(cluster_address) if cluster_address else local(jobs) if jobs > 1 else None
-    )
-    runner = Runner(make, store, stop or Deadline(), progress, objects)
+    runner = Runner(workers(jobs, cluster_address, executor), store, stop or Deadline(), progress, given=objects)
     try:
         return Racing(trials, seeds, seed, steps, rates, schedule).run(raced, names, runner)
     finally:
-        if executor is None:
-            runner.close()
+        runner.close()
 
 
 def _require_method(name: str) -> None:

@@ -15,7 +15,7 @@ from steepest.capture.builder import Builder
 from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
 from steepest.results import Domain
-from steepest.robustness.certify import EFFORTS, attack, make_sources
+from steepest.robustness.batch import EFFORTS, attack, make_sources
 from steepest.robustness.decisions import Decisions
 from steepest.robustness.radii import RadiusSearch
 
