@@ -38,7 +38,7 @@ def patterns_prove(nodes: Sequence[NodeLike], region: Box, boxes: Sequence[Box],
     that together hold all inputs of the first. At almost every input f is differentiable, and its derivative is that of the pattern of
     pieces there, which some leaf allows. A leaf is left out if its inequalities, of neurons that read an affine function of x in it,
     contradict each other on the region. In the others z = A x + B v + const, and the derivative is that of ``C x + D v`` with ``v_i =
-    delta_i z_i``, ``|delta_i| <= 1`` for the slopes that are open, so that multipliers ``t >= 0`` and weights w for which ``sum w x^2 +
+    delta_i z_i``, ``|delta_i| <= 1`` for the slopes that are open, so that multipliers ``t >= 0`` and weights w for which ``sum w x^2 -
     sum t (z^2 - v^2) - |C x + D v|^2`` is semidefinite bound its square by ``w`` in l2, if all weights are one number, and by their sum
     for a row from linf. In l1 it is done with the transposes of all matrices, for each column.
 
