@@ -12,6 +12,7 @@ import steepest
 from steepest.errors import UnsupportedOperatorError, UsageError
 from steepest.measures.margin_bound import margin_bound, margins
 from steepest.measures.spectral_complexity import Chain
+from steepest.report.page import render
 from steepest.results import LayerNorms
 
 
@@ -95,7 +96,9 @@ def test_the_verb():
     content = found.to_json()
     json.dumps(content, allow_nan=False)
     assert content["bound"]["vacuous"] and content["margins"]["0"] == found.margins.min()
-    assert "the bound is vacuous" in found._repr_html_() and "no bound" in found._repr_html_()
+    assert "vacuous" in found._repr_html_() and "no bound" in found._repr_html_()
+    page = render([content])
+    assert "vacuous" in page and "(2,1) distance" in page and page.count("<polyline") == 1
 
 
 def test_networks_that_path_norms_or_the_theorem_do_not_cover():

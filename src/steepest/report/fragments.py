@@ -9,6 +9,7 @@ from typing import Any
 
 from steepest.report.charts import brackets_chart, loss_chart
 from steepest.report.numbers import lower_text, upper_text
+from steepest.report.sections import generalisation
 
 _STYLE = (
     ".steepest{font:14px system-ui,sans-serif;max-width:720px}.steepest b{font-size:20px}.steepest svg{width:100%;height:auto}"
@@ -53,28 +54,11 @@ def diagnosis_fragment(diagnosis: Mapping[str, Any]) -> str:
 
 def generalisation_fragment(found: Mapping[str, Any]) -> str:
     """HTML of norms, margins and bound, from their JSON."""
-    bound = found["bound"]
-    value = _number(bound["value"])
-    headline = f"error &le; {upper_text(value)}" if value < 1 else f"the bound is vacuous: error &le; {upper_text(value)}"
-    rows = [
-        ("training error", f"{100 * found['error']:.3g} % of {found['samples']} samples"),
-        ("spectral complexity", upper_text(_number(found["complexity"]))),
-        ("product of norms", upper_text(_number(found["product"]))),
-        ("median margin", f"{found['margins']['0.5']:.3g}; normalised {found['normalised_margins']['0.5']:.3g}"),
-        ("margin of the bound", f"{bound['margin']:.3g}, not exceeded by {100 * bound['share']:.3g} %"),
-        ("from norms", upper_text(_number(bound["complexity"]))),
-        ("from confidence", f"{_number(bound['confidence']):.3g} at delta = {bound['delta']:g}"),
-    ]
-    if found["lipschitz"] is not None:
-        rows.insert(3, ("proven Lipschitz constant", upper_text(_number(found["lipschitz"]))))
-        rows.insert(4, ("complexity with it (no bound)", upper_text(_number(found["lipschitz_complexity"]))))
-    if found["path_norms"] is not None:
-        rows.append(("path norms", f"l1 {found['path_norms']['l1']:.4g}, l2 {found['path_norms']['l2']:.4g}"))
-    layers = [(k["node"], k["op"], *(upper_text(_number(k[n])) for n in ("spectral", "distance", "gain"))) for k in found["layers"]]
-    heads = "".join(f"<th>{h}</th>" for h in ("layer", "operator", "spectral norm", "(2,1) distance", "gain after it"))
+    shown = generalisation.article(found)
+    heads = "".join(f"<th>{escape(h)}</th>" for h in generalisation.COLUMNS)
     return (
-        f'<div class="steepest"><style>{_STYLE}</style><b>{headline}</b> with probability {1 - bound["delta"]:g}'
-        f"<table>{_rows(rows)}</table><table><tr>{heads}</tr>{_rows(layers)}</table></div>"
+        f'<div class="steepest"><style>{_STYLE}</style><b>error &le; {escape(shown["bound"])}</b> {escape(shown["meaning"])}'
+        f"<table>{_rows(shown['facts'])}</table><table><tr>{heads}</tr>{_rows(shown['layers'])}</table></div>"
     )
 
 

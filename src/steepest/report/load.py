@@ -8,11 +8,18 @@ from typing import Any
 
 from steepest.errors import ModelError
 
-FORMATS = ("steepest-audit/1", "steepest-bracket/1", "steepest-diagnosis/1", "steepest-race/1", "steepest-study/1")
+FORMATS = (
+    "steepest-audit/1",
+    "steepest-bracket/1",
+    "steepest-diagnosis/1",
+    "steepest-generalisation/1",
+    "steepest-race/1",
+    "steepest-study/1",
+)
 
 
 def load_result(path: Path) -> dict[str, Any]:
-    """The JSON of an audit, a bracket, a diagnosis or a study.
+    """The JSON of an audit, a bracket, a diagnosis, a generalisation bound, a race or a study.
 
     Raises:
         ModelError: where it is missing, not JSON, or of another format.

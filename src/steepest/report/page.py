@@ -10,12 +10,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from steepest.report import charts
-from steepest.report.sections import bracket, diagnosis, race, study
+from steepest.report.sections import bracket, diagnosis, generalisation, race, study
 
 _ARTICLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
     "steepest-audit/1": ("bracket.html", bracket.article),
     "steepest-bracket/1": ("bracket.html", bracket.article),
     "steepest-diagnosis/1": ("diagnosis.html", diagnosis.article),
+    "steepest-generalisation/1": ("generalisation.html", generalisation.article),
     "steepest-study/1": ("study.html", study.article),
     "steepest-race/1": ("race.html", race.article),
 }
@@ -25,7 +26,7 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
     """One self-contained page: no request leaves it, and it opens from disk.
 
     Args:
-        results: audits, brackets, diagnoses or studies (``load_result``), at least one.
+        results: what ``load_result`` reads, at least one.
     """
     environment = Environment(
         loader=PackageLoader("steepest.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -9,7 +9,7 @@ import numpy as np
 
 from steepest.results.domain import number_to_json
 
-_LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_LEVELS = (0.0, 0.01, *(k / 20 for k in range(1, 21)))
 
 
 @dataclass(frozen=True)
