@@ -20,6 +20,7 @@ from steepest.cli.screen import console, print_json, progress_bar
 from steepest.errors import LimitError, ThresholdError, UsageError
 from steepest.report.measured import share_text
 from steepest.report.numbers import lower_text, upper_text
+from steepest.report.page import render
 from steepest.results.certification import Certification
 
 _FEW = 64
@@ -44,7 +45,8 @@ def certify(
         float | None, typer.Option("--fail-below", metavar="ACC", help="exit 1 where the certified accuracy at R is below ACC, in [0, 1]")
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option("-o", "--folder", metavar="DIR", help="where certify.json, certificate.json and finished batches go")
+        Path | None,
+        typer.Option("-o", "--folder", metavar="DIR", help="where certify.html, certify.json, certificate.json and finished batches go"),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="take up finished batches in the folder, or forget them")] = True,
     jobs: Annotated[
@@ -91,7 +93,9 @@ def certify(
         )
     if folder is not None:
         make_folder(folder)
-        write_text(folder / "certify.json", json.dumps(result.to_json(), allow_nan=False))
+        content = result.to_json()
+        write_text(folder / "certify.json", json.dumps(content, allow_nan=False))
+        write_text(folder / "certify.html", render([content]))
         write_text(folder / "certificate.json", json.dumps(result.certificate, allow_nan=False))
     if as_json:
         print_json(result.to_json())

@@ -148,8 +148,8 @@ def falls_chart(falls: Sequence[tuple[str, Sequence[tuple[float, float]]]], lowe
     return _svg(720, 250, title, "".join(parts))
 
 
-def curves_chart(curves: Sequence[tuple[str, Sequence[float], str]], total: int, title: str) -> str:
-    """For each ``(label, radii, class)`` the share of inputs whose radius is at least r, against r."""
+def curves_chart(curves: Sequence[tuple[str, Sequence[float], str]], total: int, title: str, mark: float = 0.0) -> str:
+    """For each ``(label, radii, class)`` the share of inputs whose radius is at least r, against r; a line at the mark."""
     top = max((r for _, radii, _ in curves for r in radii if math.isfinite(r)), default=0.0) or 1.0
     left, right, upper, lower = 56.0, 700.0, 12.0, 220.0
 
@@ -163,6 +163,10 @@ def curves_chart(curves: Sequence[tuple[str, Sequence[float], str]], total: int,
         parts.append(f'<text x="{left - 8:g}" y="{y + 4:g}" class="tick" text-anchor="end">{25 * k} %</text>')
         x = left + k / 4 * (right - left)
         parts.append(f'<text x="{x:g}" y="{lower + 18:g}" class="tick" text-anchor="middle">{top * k / 4:.3g}</text>')
+    if 0.0 < mark <= top:
+        x = left + mark / top * (right - left)
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{upper:g}" y2="{lower:g}" class="axis"><title>radius {mark:g}</title></line>')
+        parts.append(f'<text x="{x + 5:.1f}" y="{lower - 6:g}" class="tick">{mark:g}</text>')
     for k, (label, radii, kind) in enumerate(curves):
         ordered = sorted(radii)
         points, share = [at(0.0, len(ordered) / total)], len(ordered)

@@ -8,8 +8,11 @@ from html import escape
 from typing import Any
 
 from steepest.report.charts import brackets_chart, loss_chart
+from steepest.report.measured import share_text
 from steepest.report.numbers import lower_text, upper_text
 from steepest.report.sections import generalisation
+from steepest.report.sections.certification import accuracy_chart
+from steepest.results.certification import CertifiedInput
 
 _STYLE = (
     ".steepest{font:14px system-ui,sans-serif;max-width:720px}.steepest b{font-size:20px}.steepest svg{width:100%;height:auto}"
@@ -32,6 +35,19 @@ def bracket_fragment(bracket: Mapping[str, Any]) -> str:
     return (
         f'<div class="steepest"><style>{_STYLE}</style><b>{lower_text(lower)} &le; L &le; {upper_text(upper)}</b> '
         f"in l{escape(str(bracket['norm']))}{brackets_chart(rows, 'Lower and upper bounds')}{notes}</div>"
+    )
+
+
+def certification_fragment(certification: Mapping[str, Any]) -> str:
+    """HTML of certified radii, from their JSON: both accuracies at the radius, and against it."""
+    inputs = [CertifiedInput.from_json(one) for one in certification["inputs"]]
+    if not inputs:
+        return f'<div class="steepest"><style>{_STYLE}</style><b>nothing was certified</b></div>'
+    radius = float(certification["radius"])
+    shares = f"{share_text(certification['certified_accuracy'])} to {share_text(certification['attacked_accuracy'])}"
+    return (
+        f'<div class="steepest"><style>{_STYLE}</style><b>{shares}</b> of {len(inputs)} inputs within {radius:g} in '
+        f"l{escape(str(certification['norm']))}{accuracy_chart(inputs, radius)}</div>"
     )
 
 

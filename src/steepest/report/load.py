@@ -11,6 +11,7 @@ from steepest.errors import ModelError
 FORMATS = (
     "steepest-audit/1",
     "steepest-bracket/1",
+    "steepest-certification/1",
     "steepest-diagnosis/1",
     "steepest-generalisation/1",
     "steepest-race/1",

@@ -10,11 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from steepest.report import charts
-from steepest.report.sections import bracket, diagnosis, generalisation, race, study
+from steepest.report.sections import bracket, certification, diagnosis, generalisation, race, study
 
 _ARTICLES: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
     "steepest-audit/1": ("bracket.html", bracket.article),
     "steepest-bracket/1": ("bracket.html", bracket.article),
+    "steepest-certification/1": ("certification.html", certification.article),
     "steepest-diagnosis/1": ("diagnosis.html", diagnosis.article),
     "steepest-generalisation/1": ("generalisation.html", generalisation.article),
     "steepest-study/1": ("study.html", study.article),

@@ -162,6 +162,12 @@ class Certification:
             "notes": list(self.notes),
         }
 
+    def _repr_html_(self) -> str:
+        # Upwards, as for a bracket: notebooks ask the record itself for its picture.
+        from steepest.report.fragments import certification_fragment
+
+        return certification_fragment(self.to_json())
+
 
 def _median(values: Sequence[float]) -> float:
     return sorted(values)[(len(values) - 1) // 2] if values else math.nan
