@@ -321,7 +321,8 @@ def generalisation(
     networks of practical size the bound is far above 1, that is, it promises nothing; what the numbers are good for is comparison.
 
     Args:
-        model: a chain of layers with Lipschitz maps that send zero to zero in between; ``nn.Module``, file or factory.
+        model: a chain of layers with Lipschitz maps that send zero to zero in between; ``nn.Module``, file or factory. A last softmax or
+            log-softmax, which changes no answer, is left out.
         x: ``[n, *input_shape]``, the samples it was trained on; the bound holds if they were drawn independently.
         y: ``[n]``, their labels, from 0.
         reference: the same architecture with the weights it began with, from which distances are measured; by default from zero. It must
@@ -334,7 +335,8 @@ def generalisation(
 
     Raises:
         UsageError: for labels, shapes or options that do not fit, a reference of another architecture, a bracket of another network.
-        UnsupportedOperatorError: for an operator that the theorem does not cover, such as softmax, attention or a sum of branches, by name.
+        UnsupportedOperatorError: for an operator that the theorem does not cover, such as attention, a softmax within the network or a
+            sum of branches, by name.
     """
     shape = tuple(x.shape[1:])
     loaded = capture(model, sample=None, factory=factory, input_shape=shape)

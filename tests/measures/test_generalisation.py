@@ -107,7 +107,14 @@ def test_networks_that_path_norms_or_the_theorem_do_not_cover():
     found = steepest.generalisation(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)), x, y)
     assert found.path_norms is None and "tanh" in found.path_remark and found.biased
     with pytest.raises(UnsupportedOperatorError, match="softmax"):
-        steepest.generalisation(nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)), x, y)
+        steepest.generalisation(nn.Sequential(nn.Linear(4, 3), nn.Softmax(1), nn.Linear(3, 3)), x, y)
+
+
+@pytest.mark.parametrize("last", [nn.Softmax(1), nn.LogSoftmax(1)])
+def test_a_last_softmax_changes_nothing(last):
+    model, x, y = trained()
+    bare, whole = (steepest.generalisation(m, x, y) for m in (model, nn.Sequential(*model, last)))
+    assert whole.digest == bare.digest and whole.bound == bare.bound and (whole.margins == bare.margins).all()
 
 
 @pytest.mark.parametrize(
@@ -133,5 +140,5 @@ def test_a_bracket_of_something_else():
     other = steepest.bound(nn.Linear(4, 3), sample=x, effort="fast", time_limit=2.0)
     with pytest.raises(UsageError, match="bracket must be of this network"):
         steepest.generalisation(model, x, y, bracket=other)
-    with pytest.raises(UsageError, match="two outputs"):
+    with pytest.raises(UsageError, match="at least two scores"):
         steepest.generalisation(nn.Linear(4, 1), x, y * 0)

@@ -14,6 +14,7 @@ from steepest.measures.path_norm import path_norm
 from steepest.measures.spectral_complexity import chain
 from steepest.numerics.rounding import sum_above, up
 from steepest.results import Bracket, Generalisation
+from steepest.robustness.decisions import scores
 
 _CHUNK = 1024
 
@@ -32,7 +33,7 @@ def generalise(
     """See ``steepest.generalisation``.
 
     Args:
-        graph: a classifier; its flattened output are the classes.
+        graph: a classifier; its flattened output are the classes. A last softmax, which changes no answer, is left out.
         x: ``[n, *input_shape]``, float64.
         y: ``[n]``, int64.
         reference: the network at its start.
@@ -40,11 +41,15 @@ def generalise(
         delta, margin: as there.
         name: what people call the network.
     """
+    graph = scores(graph)
     classes = math.prod(graph.shape)
     _require(classes, x, y, delta, margin)
     digest = graph.record().digest
     if bracket is not None and (bracket.digest, bracket.norm, bracket.domain.kind, bracket.output) != (digest, 2.0, "all", None):
-        raise UsageError("the bracket must be of this network, in l2, over all inputs and all outputs: steepest.bound(model, sample=x)")
+        raise UsageError(
+            "the bracket must be of this network (without a last softmax), in l2, over all inputs and all outputs: "
+            "steepest.bound(model, sample=x)"
+        )
     layers = chain(graph, reference)
     with torch.no_grad():
         outputs = torch.cat([graph.evaluate(part).reshape(len(part), classes) for part in x.split(_CHUNK)])
@@ -80,8 +85,6 @@ def _path_norms(graph: Graph) -> tuple[tuple[float, float] | None, str]:
 
 
 def _require(classes: int, x: Tensor, y: Tensor, delta: float, margin: float | None) -> None:
-    if classes < 2:
-        raise UsageError(f"margins need a classifier with two outputs or more, and this one has {classes}")
     if len(x) < 2:
         raise UsageError(f"the bound is over at least two samples, not {len(x)}")
     if y.shape != (len(x),):
