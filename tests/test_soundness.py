@@ -17,7 +17,7 @@ from steepest.witnesses.ascent import GradientAscent
 SPLITTING = Splitting(ClarkeJacobian().over, PieceLipSDP(first=5, next=2), Deadline(), inputs=40, pieces=20)
 ONE_PIECE = Splitting(ClarkeJacobian().over, PieceLipSDP(first=5, next=2), Deadline())
 ROWWISE = Rowwise(LinearJacobian().row_sums, PieceLipSDP(first=3))
-SIGNS = Signs(Deadline(), nodes=60, batch=4, steps=8)
+SIGNS = Signs(Deadline(), nodes=30, batch=4, steps=6)
 BOUNDS = [Product(), ClarkeJacobian(), LinearJacobian(), ROWWISE, LipSDP(deadline=Deadline(), steps=30), SPLITTING, ONE_PIECE, SIGNS]
 NORMS = [1.0, 2.0, math.inf]
 

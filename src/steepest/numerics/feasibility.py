@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from steepest.numerics.rounding import gamma
+
+ROOM = 1024.0
+"""By how much more than its own rounding a proof keeps away from zero, so that another evaluation of it holds as well."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +21,7 @@ class Rooms:
     Args:
         x: ``[batch, n]``, a point, deep inside where there is an interior.
         depth: ``[batch]``, distance by which x keeps all inequalities and the box, negative where it does not.
-        y: ``[batch, rows]``, non-negative multipliers that show that there is no point, where they do.
+        y: ``[batch, rows]``, non-negative multipliers that show that there is no point, where they do, or come near it.
         empty: ``[batch]``, whether they do, in floating point with rounding in hand.
     """
 
@@ -27,18 +31,18 @@ class Rooms:
     empty: Tensor
 
 
-def rooms(a: Tensor, b: Tensor, lo: Tensor, hi: Tensor, steps: int = 40, deep: float = 0.0) -> Rooms:
+def rooms(a: Tensor, b: Tensor, lo: Tensor, hi: Tensor, steps: int = 40, early: bool = True) -> Rooms:
     """The largest ball inside each polyhedron, or multipliers y >= 0 with ``y'(a x - b) > 0`` for every x of the box.
 
-    Solves ``max d : a_i x + |a_i| d <= b_i, lo + d <= x <= hi - d`` until either ``d > deep`` or the multipliers prove that no d
-    above zero is left.
+    Solves ``max d : a_i x + |a_i| d <= b_i, lo + d <= x <= hi - d`` until either ``d > 0`` or the multipliers prove that no such d
+    is left.
 
     Args:
         a: ``[batch, rows, n]``; rows of zeros say nothing, whatever their b.
         b: ``[batch, rows]``.
         lo, hi: ``[n]``, finite, ``lo < hi``.
         steps: most iterations.
-        deep: when a point is deep enough.
+        early: whether to end once the multipliers prove it, or where they are near the best.
 
     Source: the infeasible-start direction of Mehrotra 1992 from a feasible primal point; Farkas' lemma for the proof.
     """
@@ -85,9 +89,10 @@ def rooms(a: Tensor, b: Tensor, lo: Tensor, hi: Tensor, steps: int = 40, deep: f
         out_u[active] = u
         multipliers = torch.where(used[active], y[:, :rows] / scale[active], 0.0)
         shown = _shows(multipliers, a[active] * scale[active][..., None], b[active] * scale[active], lo, hi)
-        out_y[active] = torch.where(shown[:, None], multipliers, out_y[active])
+        out_y[active] = multipliers
         empty[active] = shown
-        kept = sound & ~shown & ~((u[:, n] > deep) & (u[:, n] > 0))
+        near = (s * y).sum(1) < 1e-14 * unit
+        kept = sound & ~near & (u[:, n] <= 0) & ~(shown & early)
         if not kept.any():
             break
         active = active[kept]
@@ -112,4 +117,56 @@ def _shows(y: Tensor, a: Tensor, b: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
     row = (y[:, None] @ a)[:, 0]
     least = torch.where(row > 0, row * lo, row * hi).sum(1)
     size = (y[..., None] * a.abs()).sum(1) @ torch.maximum(lo.abs(), hi.abs()) + (y * b.abs()).sum(1)
-    return least - (y * b).sum(1) > 8.0 * gamma(y.shape[1] + a.shape[2]) * size
+    return least - (y * b).sum(1) > ROOM * gamma(y.shape[1] + a.shape[2]) * size
+
+
+def balanced(
+    a: np.ndarray, b: np.ndarray, y: np.ndarray, lo: np.ndarray, hi: np.ndarray, least: float = 1e-6
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Rows and multipliers that show ``a x <= b`` to be empty, or without an interior, where coordinates are unbounded.
+
+    Their combination must be free of these exactly. So many rows as there are such coordinates are solved for, given the others; the true
+    solution is positive where the computed one is far from zero, for any matrix near a. Where nothing is bounded and all b are zero, what
+    is left says ``0 <= 0``, and the inequalities hold with equality wherever they hold.
+
+    Args:
+        a, b: ``[rows, n]``, ``[rows]``.
+        y: ``[rows]``, multipliers that nearly do it.
+        lo, hi: ``[n]``, where x lies, perhaps infinite.
+        least: share of the largest multiplier below which others are left out.
+
+    Returns:
+        Indices of rows, those that are solved for first, and their multipliers; or None.
+    """
+    from scipy.linalg import qr
+
+    weight = y * np.linalg.norm(a, axis=1)
+    rows = np.flatnonzero(weight > least * weight.max(initial=0.0))
+    loose = (np.isinf(lo) | np.isinf(hi)) & (a[rows] != 0).any(0)
+    bounded = np.isfinite(lo) & np.isfinite(hi)
+    k = int(loose.sum())
+    if len(rows) <= k or (~loose & ~bounded & (a[rows] != 0).any(0)).any():
+        return None
+    # Independent rows with large multipliers first.
+    factors = qr((weight[rows] / np.linalg.norm(a[rows], axis=1))[None] * a[rows][:, loose].T, mode="r", pivoting=True)
+    order = np.asarray(factors[-1])
+    rows = rows[order]
+    square = a[rows[:k]][:, loose].T
+    try:
+        inverse = np.linalg.inv(square)
+    except np.linalg.LinAlgError:
+        return None
+    found = y[rows].copy()
+    found[:k] = -inverse @ (found[k:] @ a[rows[k:]][:, loose])
+    slack = ROOM * gamma(len(rows) + k)
+    size = np.abs(square) @ np.abs(found[:k]) + found[k:] @ np.abs(a[rows[k:]][:, loose])
+    off = slack * (np.abs(inverse) @ size).max(initial=0.0)
+    if not (np.isfinite(found).all() and (found[:k] > 4.0 * off).all()):
+        return None
+    if not b[rows].any() and not (bounded & (a[rows] != 0).any(0)).any():
+        return rows, found
+    row = found @ a[rows][:, bounded]
+    value = np.where(row > 0, row * lo[bounded], row * hi[bounded]).sum() - found @ b[rows]
+    terms = np.abs(a[rows][:, bounded]) @ np.maximum(np.abs(lo[bounded]), np.abs(hi[bounded])) + np.abs(b[rows])
+    lost = off * terms[:k].sum() + slack * (found @ terms)
+    return (rows, found) if value > 4.0 * lost else None

@@ -17,8 +17,10 @@ class Patterns:
     Neurons are the entries of all activations, one node after the other, and q is the most kinks that any of them has.
 
     Args:
+        first: int64 ``[2, neurons]``, the first and the last piece that each neuron may be on over the whole domain.
         cut: int64, for every node of the trees in preorder, the lower side first: ``neuron q + kink`` where it is cut, -1 for a leaf
-            with multipliers, -2 for a leaf without an interior.
+            with multipliers, -2 for a leaf without an interior; less where it is without one as a function of what the neurons of a
+            level read, -3 for the first.
         chosen: int64, for every leaf with multipliers, in order, its row of ``multipliers`` and of ``weights``.
         multipliers: float64 ``[count, neurons]``.
         weights: float64 ``[count, inputs]`` of the inputs that are free (in l1 of the outputs); no columns in l2.
@@ -27,6 +29,7 @@ class Patterns:
         shares: float64, their multipliers.
     """
 
+    first: np.ndarray
     cut: np.ndarray
     chosen: np.ndarray
     multipliers: np.ndarray

@@ -44,7 +44,7 @@ class Forms:
     @property
     def known(self) -> Tensor:
         """Neurons that read an affine function of x, ``[batch, neurons]``."""
-        return ~(self.b != 0).any(2)
+        return ~((self.b != 0) & self.open[:, None]).any(2)
 
 
 class Network:
@@ -75,6 +75,10 @@ class Network:
         self.sizes = [math.prod(graph.nodes[k].shape) for k in self.nodes]
         self.starts = list(itertools.accumulate(self.sizes, initial=0))
         self.count = self.starts[-1]
+        depth: list[int] = []
+        for node in graph.nodes:
+            depth.append(max((depth[i] for i in node.inputs), default=0) + isinstance(node.op, Elementwise))
+        self.levels = [depth[k] for k, size in zip(self.nodes, self.sizes, strict=True) for _ in range(size)]
         self.kinks = torch.full((self.count, most), math.inf, dtype=torch.float64)
         self.slopes = torch.zeros(self.count, most + 1, dtype=torch.float64)
         self.offsets = torch.zeros(self.count, most + 1, dtype=torch.float64)
@@ -109,8 +113,11 @@ class Network:
             most = torch.where(among, torch.maximum(most, self.slopes[:, s]), most)
         return least, most
 
-    def forms(self, low: Tensor, high: Tensor) -> Forms:
-        """What the states ``[batch, neurons]`` leave open."""
+    def forms(self, low: Tensor, high: Tensor, base: int = 0) -> Forms:
+        """What the states ``[batch, neurons]`` leave open.
+
+        With a ``base``, what neurons of this level read, those that are not open, are variables of their own: unit vectors in ``b``.
+        """
         least, most = self.slope_range(low, high)
         middle, radius = 0.5 * (least + most), 0.5 * (most - least)
         shift = torch.where(radius == 0, self.offsets.expand(*low.shape[:1], -1, -1).gather(2, low[..., None].long())[..., 0], 0.0)
@@ -132,9 +139,14 @@ class Network:
                 flat = xs[0].reshape(len(xs[0]), columns, -1)
                 first, last = (self.starts[self.nodes.index(k) + i] for i in (0, 1))
                 read.append(flat.expand(batch, -1, -1))
+                own = torch.arange(last - first)
+                if base and self.levels[first] == base:
+                    closed = radius[:, None, first:last] == 0
+                    flat = torch.where(closed, 0.0, flat).expand(batch, -1, -1).clone()
+                    flat[:, 1 + inputs + first + own, own] += closed[:, 0].to(torch.float64)
+                    read[-1] = flat
                 y = flat * middle[:, None, first:last]
                 y[:, 0] += shift[:, first:last]
-                own = torch.arange(last - first)
                 y[:, 1 + inputs + first + own, own] += radius[:, first:last]
                 y = y.reshape(batch, columns, *node.shape)
             else:

@@ -14,7 +14,7 @@ from steepest.bounds.signs.forms import Forms, Network, unfit
 from steepest.bounds.signs.multipliers import Inequality, tighten
 from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
-from steepest.numerics.feasibility import rooms
+from steepest.numerics.feasibility import balanced, rooms
 from steepest.ops.cells import natural_scale
 from steepest.ops.enclosures import Enclosures
 from steepest.ops.kinds import Elementwise
@@ -36,6 +36,9 @@ FAR = 1e4
 LATER = 0.25
 """What the effect of a neuron counts whose argument is not yet an affine function of x, so that cutting it empties nothing."""
 
+
+SUPPORT = (1e-6, 1e-9, 1e-12)
+"""Shares of the largest multiplier below which others may be nothing but what an interior point leaves."""
 
 TOGETHER = 2**20
 """Entries of matrices that are factored at once."""
@@ -99,6 +102,15 @@ class Signs:
         return _Search(self, graph, domain, norm).run()
 
 
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """Constraints that contradict each other, and multipliers: as functions of the inputs, or with a base of what its neurons read."""
+
+    base: int
+    codes: np.ndarray
+    y: np.ndarray
+
+
 class _Tree:
     """The nodes, in the order they were made; growing arrays."""
 
@@ -114,7 +126,7 @@ class _Tree:
         self.cut = np.zeros(0, dtype=np.int64)
         self.child = np.zeros(0, dtype=np.int64)
         self.empty = np.zeros(0, dtype=bool)
-        self.shown: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.shown: dict[int, _Shown] = {}
 
     def add(self, **rows: np.ndarray) -> np.ndarray:
         """Append nodes; their indices."""
@@ -144,7 +156,10 @@ class _Search:
         free = self.network.free
         # Points are looked for in a box; what is shown of it alone says nothing of more.
         far = FAR * natural_scale(graph)
-        self.lo, self.hi = lo[free].clamp(min=-far), hi[free].clamp(max=far)
+        self.lo = torch.where(torch.isinf(lo), torch.where(torch.isinf(hi), 0.0, hi) - far, lo)[free]
+        self.hi = torch.where(torch.isinf(hi), torch.where(torch.isinf(lo), 0.0, lo) + far, hi)[free]
+        self.ends = lo[free], hi[free]
+        self.loose = bool(torch.isinf(torch.cat(self.ends)).any())
         self.clipped = (lo[free] < self.lo) | (hi[free] > self.hi)
         self.rows = {1.0: self.network.inputs, 2.0: 1, math.inf: math.prod(graph.shape)}[norm]
         weights = {1.0: math.prod(graph.shape), 2.0: 0, math.inf: self.network.inputs}[norm]
@@ -209,18 +224,22 @@ class _Search:
         if norms[top] > self.best:
             self.best, self.place = norms[top].item(), x[top]
 
-    def _constraints(self, forms: Forms, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``a x <= b`` for what is known of neurons that read affine functions, and the code of each: ``[batch, 2 q neurons, ...]``."""
+    def _constraints(self, forms: Forms, low: Tensor, high: Tensor, base: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """``a x <= b`` for what is known of neurons that read affine functions, and the code of each: ``[batch, 2 q neurons, ...]``.
+
+        With a base, x goes on with what its neurons read.
+        """
         low0, high0 = self.whole
         parts_a, parts_b, codes = [], [], []
         neuron = torch.arange(self.network.count)
+        affine = torch.cat([forms.a, torch.where(forms.open[:, None], 0.0, forms.b)], 2) if base else forms.a
         for k in range(self.kinks):
             kink = self.network.kinks[:, k]
             for above in (False, True):
                 told = (low > k) & (low0 <= k) if above else (high <= k) & (high0 > k)
                 told = told & forms.known
                 sign = torch.where(told, -1.0 if above else 1.0, 0.0)
-                parts_a.append(sign[..., None] * forms.a)
+                parts_a.append(sign[..., None] * affine)
                 parts_b.append(torch.where(told, sign * (kink - forms.offset), 1.0))
                 codes.append(2 * (neuron * self.kinks + k) + int(above))
         return torch.cat(parts_a, 1), torch.cat(parts_b, 1), torch.cat(codes)
@@ -249,19 +268,22 @@ class _Search:
         left = torch.where(length > 0, (b - (a @ x[..., None])[..., 0]) / length.clamp(min=1e-300), math.inf)
         outside = torch.isnan(x).any(1) | (left.amin(1) <= 0)
         empty = torch.zeros(count, dtype=torch.bool)
-        shown: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        shown: dict[int, _Shown] = {}
         doubtful = outside.nonzero()[:, 0]
         if len(doubtful):
-            found = rooms(a[doubtful], b[doubtful], self.lo, self.hi)
-            gone = self._gone(found.empty, found.y, a[doubtful])
-            empty[doubtful] = gone
+            found = rooms(a[doubtful], b[doubtful], self.lo, self.hi, early=not self.loose)
             deep = found.depth > 0
             x = x.clone()
             x[doubtful] = torch.where(deep[:, None], found.x, math.nan)
-            self._look(found.x[deep & ~gone])
-            for i in gone.nonzero()[:, 0].tolist():
-                used = found.y[i].nonzero()[:, 0]
-                shown[int(doubtful[i])] = (codes[used].numpy(), found.y[i, used].numpy())
+            self._look(found.x[deep])
+            if self.loose:
+                # Of all inputs the box that is searched says nothing.
+                shown = self._balanced(low, high, found.y, doubtful, ~deep)
+            else:
+                for i in found.empty.nonzero()[:, 0].tolist():
+                    used = found.y[i].nonzero()[:, 0]
+                    shown[int(doubtful[i])] = _Shown(0, codes[used].numpy(), found.y[i, used].numpy())
+            empty[list(shown)] = True
         kept = (~empty).nonzero()[:, 0]
         part = Inequality.of(forms, self.norm, row).take(kept)
         # What holds of the node that was cut holds of its parts.
@@ -290,11 +312,33 @@ class _Search:
         tree.shown.update({int(nodes[i]): pair for i, pair in shown.items()})
         return nodes
 
-    def _gone(self, empty: Tensor, y: Tensor, a: Tensor) -> Tensor:
-        """Which nodes are shown to hold no point of the domain."""
-        if not self.clipped.any():
-            return empty
-        return torch.zeros_like(empty)
+    def _balanced(self, low: Tensor, high: Tensor, y: Tensor, doubtful: Tensor, among: Tensor) -> dict[int, _Shown]:
+        """Which nodes are shown to have no interior, in the inputs or as functions of what the neurons of some level read."""
+        shown: dict[int, _Shown] = {}
+        count = self.network.count
+        for base in range(max(self.network.levels)):
+            left = [i for i in among.nonzero()[:, 0].tolist() if int(doubtful[i]) not in shown]
+            if not left:
+                break
+            some = doubtful[left]
+            forms = self.network.forms(low[some], high[some], base)
+            a, b, codes = (t.numpy() for t in self._constraints(forms, low[some], high[some], True))
+            lo, hi = (np.concatenate([end.numpy(), np.full(count, far)]) for end, far in zip(self.ends, (-np.inf, np.inf), strict=True))
+            for row, i in enumerate(left):
+                right = np.where((a[row] != 0).any(1), b[row], 0.0)
+                tried = (balanced(a[row], right, y[i].numpy(), lo, hi, least) for least in SUPPORT)
+                found = next((pair for pair in tried if pair is not None), None)
+                if found is None:
+                    continue
+                # Of what is zero everywhere equality says nothing.
+                if not base or b[row, found[0]].any() or self._moves(low[some[row]], high[some[row]], codes[found[0]]):
+                    shown[int(doubtful[i])] = _Shown(base, codes[found[0]], found[1])
+        return shown
+
+    def _moves(self, low: Tensor, high: Tensor, codes: np.ndarray) -> bool:
+        """Whether any of the neurons of these constraints reads something that is not constant."""
+        forms = self.network.forms(low[None], high[None])
+        return bool((forms.a[0, codes // 2 // self.kinks].norm(dim=1) > 1e-9).any())
 
     def _where(self, forms: Forms, kept: Tensor, low: Tensor, high: Tensor) -> np.ndarray:
         """The kink of the neuron whose slope matters most to the norm, to first order; -1 where every slope is known."""
@@ -350,11 +394,11 @@ class _Search:
         while waiting:
             i = waiting.pop()
             if tree.empty[i]:
-                of, y = tree.shown[i]
-                cut.append(-2)
-                counts.append(len(of))
-                codes.append(of)
-                shares.append(y)
+                shown = tree.shown[i]
+                cut.append(-2 - shown.base)
+                counts.append(len(shown.codes))
+                codes.append(shown.codes)
+                shares.append(shown.y)
             elif tree.child[i] < 0 or tree.value[i] * (1.0 + MARGIN) <= square:
                 cut.append(-1)
                 leaves.append(i)
@@ -365,6 +409,7 @@ class _Search:
         # Scaled to the bound, so that the matrix of the proof is definite and not only semidefinite.
         scale = np.where(tree.value[rows] > 0, square * (1.0 - 1e-9) / np.maximum(tree.value[rows], 1e-300), 1.0)[:, None]
         return Patterns(
+            torch.stack(self.whole).to(torch.int64).numpy(),
             np.array(cut, dtype=np.int64),
             np.arange(len(rows)),
             tree.t[rows] * np.minimum(scale, 2.0),
@@ -377,4 +422,4 @@ class _Search:
 
 def _nothing(neurons: int) -> Patterns:
     whole, real = np.zeros(0, dtype=np.int64), np.zeros(0)
-    return Patterns(whole, whole, np.zeros((0, neurons)), np.zeros((0, 0)), whole, whole, real)
+    return Patterns(np.zeros((2, neurons), dtype=np.int64), whole, whole, np.zeros((0, neurons)), np.zeros((0, 0)), whole, whole, real)

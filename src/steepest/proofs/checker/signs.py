@@ -22,6 +22,7 @@ _FLOOR = 2.0**-900
 class Patterns:
     """As in the certificate: trees in preorder, multipliers of leaves, and what shows that a leaf has no interior."""
 
+    first: Array
     cut: Array
     chosen: Array
     multipliers: Array
@@ -34,7 +35,7 @@ class Patterns:
 def patterns_prove(nodes: Sequence[NodeLike], region: Box, boxes: Sequence[Box], patterns: Patterns, p: float, bound: float) -> float:
     """``bound``, where the leaves of the trees prove it for ``|f(x) - f(y)| <= bound |x - y|`` over the region.
 
-    A state holds for every neuron the pieces that it may be on; the first is read off the boxes, and a cut at a kink gives two states
+    A state holds for every neuron the pieces that it may be on, at first all that the boxes allow, and a cut at a kink gives two states
     that together hold all inputs of the first. At almost every input f is differentiable, and its derivative is that of the pattern of
     pieces there, which some leaf allows. A leaf is left out if its inequalities, of neurons that read an affine function of x in it,
     contradict each other on the region. In the others z = A x + B v + const, and the derivative is that of ``C x + D v`` with ``v_i =
@@ -64,8 +65,8 @@ def patterns_prove(nodes: Sequence[NodeLike], region: Box, boxes: Sequence[Box],
         raise ValueError("Multipliers and weights must be finite and not negative.")
     together = max(1, min(_BATCH, _ENTRIES // max(1, walk.columns * max(math.prod(n.shape) for n in nodes))))
     waiting: dict[bool, list[_Leaf]] = {False: [], True: []}
-    for leaf in _leaves(walk, walk.first(boxes), rows, patterns):
-        kind = waiting[leaf.empty]
+    for leaf in _leaves(walk, walk.first(boxes, patterns.first), rows, patterns):
+        kind = waiting[leaf.base is not None]
         kind.append(leaf)
         if len(kind) == together:
             _settle(walk, kind, patterns, p, bound)
@@ -78,10 +79,12 @@ def patterns_prove(nodes: Sequence[NodeLike], region: Box, boxes: Sequence[Box],
 
 @dataclass(frozen=True)
 class _Leaf:
+    """Of a row of the Jacobian: with a range of multipliers, or, where it has a base, of constraints that contradict each other."""
+
     low: Array
     high: Array
     row: int
-    empty: bool
+    base: int | None
     first: int
     last: int
 
@@ -100,13 +103,13 @@ def _leaves(walk: _Walk, state: tuple[Array, Array], rows: int, patterns: Patter
             which = next(chosen, -1)
             if not 0 <= which < min(len(patterns.multipliers), len(patterns.weights)):
                 raise ValueError("A leaf of the patterns has no multipliers.")
-            yield _Leaf(low, high, row, False, which, which + 1)
+            yield _Leaf(low, high, row, None, which, which + 1)
             continue
-        if cut == -2:
+        if cut <= -2:
             count = next(counts, -1)
-            if not 0 <= count <= len(patterns.codes) - used:
+            if not 0 <= count <= len(patterns.codes) - used or -2 - cut > max(walk.levels):
                 raise ValueError("A leaf of the patterns has no constraints.")
-            yield _Leaf(low, high, row, True, used, used + count)
+            yield _Leaf(low, high, row, -2 - cut, used, used + count)
             used += count
             continue
         neuron, kink = divmod(cut, kinks) if kinks else (-1, 0)
@@ -120,9 +123,10 @@ def _leaves(walk: _Walk, state: tuple[Array, Array], rows: int, patterns: Patter
 
 
 def _settle(walk: _Walk, leaves: Sequence[_Leaf], patterns: Patterns, p: float, bound: float) -> None:
-    forms = walk.forms(np.stack([leaf.low for leaf in leaves]), np.stack([leaf.high for leaf in leaves]))
-    if leaves[0].empty:
-        if not _contradict(walk, forms, leaves, patterns).all():
+    bases = np.array([leaf.base or 0 for leaf in leaves])
+    forms = walk.forms(np.stack([leaf.low for leaf in leaves]), np.stack([leaf.high for leaf in leaves]), bases)
+    if leaves[0].base is not None:
+        if not all(_contradict(walk, forms, leaf, i, patterns) for i, leaf in enumerate(leaves)):
             raise ValueError("The constraints of a leaf of the patterns do not show that it has no interior.")
         return
     which = np.array([leaf.first for leaf in leaves])
@@ -136,7 +140,8 @@ class _Forms:
     """For a batch of states, computed numbers and bounds of what they are off by: see ``patterns_prove``.
 
     ``z``, ``z_off``: ``[batch, neurons, 1 + inputs + neurons]``, the constant first; ``y``, ``y_off`` of the outputs.
-    ``known``: neurons whose z has no part of v; ``open``: more than one slope.
+    ``known``: neurons whose z has no part of any v that is open; ``some``: where z is not surely zero;
+    ``open``: more than one slope.
     """
 
     z: Array
@@ -144,6 +149,7 @@ class _Forms:
     y: Array
     y_off: Array
     known: Array
+    some: Array
     open: Array
 
 
@@ -162,6 +168,10 @@ class _Walk:
         self.of: dict[int, slice] = {}
         tables = []
         self.count = 0
+        self.levels: list[int] = [0]
+        for node in nodes[1:]:
+            linear = linear_part(node, nodes[node.inputs[0]].shape) is not None or node.op in ("add", "concat")
+            self.levels.append(max(self.levels[i] for i in node.inputs) + (not linear))
         for k, node in enumerate(nodes[1:], start=1):
             if linear_part(node, nodes[node.inputs[0]].shape) is not None or node.op in ("add", "concat"):
                 continue
@@ -179,18 +189,28 @@ class _Walk:
             self.last[rows] = len(kinks)
         self.columns = 1 + self.inputs + self.count
 
-    def first(self, boxes: Sequence[Box]) -> tuple[Array, Array]:
-        """The pieces that neurons may be on over the region."""
+    def first(self, boxes: Sequence[Box], claimed: Array) -> tuple[Array, Array]:
+        """The claimed pieces, where they hold all that neurons may be on over the region."""
         low, high = np.zeros(self.count, dtype=np.int64), np.zeros(self.count, dtype=np.int64)
         for k, rows in self.of.items():
             box = boxes[self.nodes[k].inputs[0]]
             low[rows] = (box.lo.ravel()[:, None] >= self.kinks[rows]).sum(1)
             high[rows] = (box.hi.ravel()[:, None] > self.kinks[rows]).sum(1)
         low = np.minimum(low, self.last)
-        return low, np.clip(high, low, self.last)
+        high = np.clip(high, low, self.last)
+        if (
+            claimed.shape != (2, self.count)
+            or not ((claimed[0] >= 0) & (claimed[0] <= low) & (high <= claimed[1]) & (claimed[1] <= self.last)).all()
+        ):
+            raise ValueError("The patterns begin with pieces that are not all that neurons may be on.")
+        return claimed[0], claimed[1]
 
-    def forms(self, low: Array, high: Array) -> _Forms:
-        """What neurons read and what comes out, in states ``[batch, neurons]``."""
+    def forms(self, low: Array, high: Array, bases: Array) -> _Forms:
+        """What neurons read and what comes out, in states ``[batch, neurons]``.
+
+        With a base, a number for each of the batch that is not zero, what neurons of this level read, if they have one slope, are
+        variables of their own, in the place of their v.
+        """
         batch = len(low)
         piece = np.arange(self.slopes.shape[1])
         among = (low[..., None] <= piece) & (piece <= high[..., None])
@@ -206,8 +226,10 @@ class _Walk:
         start[0, 0] = self.centre
         start[0, 1 : 1 + self.inputs] = np.eye(len(self.free))[self.free]
         start = start.reshape(1, self.columns, *self.nodes[0].shape)
-        # Computed values, bounds of their magnitudes, whether v has a part, and how many roundings lie behind them.
-        found = [(start, np.abs(start) + _FLOOR, np.zeros(start.shape), 0)]
+        # Computed values, bounds of their magnitudes, whether they are not surely zero, and how many roundings lie behind them.
+        part = np.zeros(start.shape)
+        part[0] = (start[0] != 0).astype(np.float64)
+        found = [(start, np.abs(start) + _FLOOR, part, 0)]
         read: list[tuple[Array, Array, Array]] = []
         for k, node in enumerate(self.nodes[1:], start=1):
             xs = [found[i] for i in node.inputs]
@@ -217,13 +239,15 @@ class _Walk:
             if linear is not None:
                 lead = x.shape[:2]
                 y, big, touched = (
-                    linear.apply(t.reshape(-1, *source), power).reshape(*lead, *node.shape) for t, power in ((x, 1), (size, 0), (part, 0))
+                    linear.apply(t.reshape(-1, *source), power).reshape(*lead, *node.shape).copy()
+                    for t, power in ((x, 1), (size, 0), (part, 0))
                 )
                 bias = linear.bias()
-                y, big = y.copy(), big + _FLOOR
+                big = big + _FLOOR
                 if bias is not None:
                     y[:, 0] += bias
                     big[:, 0] += np.abs(bias)
+                    touched[:, 0] += bias != 0
                 found.append((y, big, (touched > 0).astype(np.float64), terms + linear.terms + 2))
             elif node.op in ("add", "concat"):
                 wide = max(len(t) for t, _, _, _ in xs)
@@ -242,13 +266,19 @@ class _Walk:
                     np.broadcast_to(t.reshape(len(t), self.columns, -1), (batch, self.columns, rows.stop - rows.start))
                     for t in (x, size, part)
                 ]
-                read.append((flat[0], 2 * slack(terms) * flat[1], flat[2]))
+                own = np.arange(rows.stop - rows.start)
+                column = 1 + self.inputs + rows.start + own
+                cut = (bases == self.levels[k])[:, None] & ~open_[:, rows]
+                if cut.any():
+                    unit = np.zeros((self.columns, len(own)))
+                    unit[column, own] = 1.0
+                    flat = [np.where(cut[:, None], unit, t) for t in flat]
+                read.append((flat[0], np.where(cut[:, None], 0.0, 2 * slack(terms) * flat[1]), flat[2]))
                 y, big = flat[0] * middle[:, None, rows], flat[1] * np.abs(middle[:, None, rows]) + _FLOOR
                 touched = flat[2] * (middle[:, None, rows] != 0)
                 y[:, 0] += shift[:, rows]
                 big[:, 0] += np.abs(shift[:, rows])
-                own = np.arange(rows.stop - rows.start)
-                column = 1 + self.inputs + rows.start + own
+                touched[:, 0] += shift[:, rows] != 0
                 y[:, column, own] += radius[:, rows]
                 big[:, column, own] += radius[:, rows]
                 touched[:, column, own] = np.maximum(touched[:, column, own], open_[:, rows])
@@ -258,8 +288,8 @@ class _Walk:
         out, off = (np.broadcast_to(t.reshape(len(t), self.columns, -1), (batch, self.columns, math.prod(self.nodes[-1].shape)))
                     for t in (out, 2 * slack(terms) * size))  # fmt: skip
         z, z_off, touched = (np.concatenate([r[i] for r in read], 2).swapaxes(1, 2) for i in range(3))
-        known = np.logical_not((touched[:, :, 1 + self.inputs :] > 0).any(2))
-        return _Forms(z, z_off, out.swapaxes(1, 2), off.swapaxes(1, 2), known, open_)
+        known = np.logical_not(((touched[:, :, 1 + self.inputs :] > 0) & open_[:, None]).any(2))
+        return _Forms(z, z_off, out.swapaxes(1, 2), off.swapaxes(1, 2), known, touched > 0, open_)
 
 
 def _pieces(node: NodeLike, size: int) -> tuple[Array, Array, Array]:
@@ -275,38 +305,85 @@ def _pieces(node: NodeLike, size: int) -> tuple[Array, Array, Array]:
     raise ValueError(f"Node {node.name!r} ({node.op}) is not piecewise linear entry by entry.")
 
 
-def _contradict(walk: _Walk, forms: _Forms, leaves: Sequence[_Leaf], patterns: Patterns) -> Array:
-    """Where no x of the region obeys the constraints: a combination of them with shares y >= 0 is positive on all of it."""
-    count, kinks = len(leaves), walk.kinks.shape[1]
-    signed, size = np.zeros((count, walk.count)), np.zeros((count, walk.count))
-    right, right_size = np.zeros(count), np.zeros(count)
-    for i, leaf in enumerate(leaves):
-        codes, shares = patterns.codes[leaf.first : leaf.last], patterns.shares[leaf.first : leaf.last]
-        place, above = np.divmod(codes, 2)
-        neuron, kink = np.divmod(place, max(1, kinks))
-        if not ((codes >= 0) & (neuron < walk.count) & (kinks > 0)).all():
-            raise ValueError("A constraint of the patterns speaks of a neuron that is not there.")
-        told = np.where(above == 1, leaf.low[neuron] > kink, leaf.high[neuron] <= kink)
-        at = walk.kinks[neuron, kink]
-        if not (told & forms.known[i, neuron] & np.isfinite(at)).all():
-            raise ValueError("A constraint of the patterns does not hold in its leaf, or is not linear there.")
-        signs = np.where(above == 1, -shares, shares)
-        np.add.at(signed[i], neuron, signs)
-        np.add.at(size[i], neuron, shares)
-        right[i], right_size[i] = (signs * at).sum(), (shares * np.abs(at)).sum()
-    # sum of signs (z - kink) <= 0 wherever the constraints hold; below it is bounded from below.
-    many = walk.count + max((leaf.last - leaf.first for leaf in leaves), default=0)
-    e = 4 * slack(many)
-    row = np.einsum("bi,bij->bj", signed, forms.z)[:, : 1 + walk.inputs]
-    magnitude = np.einsum("bi,bij->bj", size, np.abs(forms.z))[:, : 1 + walk.inputs]
-    off = np.einsum("bi,bij->bj", size, forms.z_off)[:, : 1 + walk.inputs] * (1 + e) + e * magnitude + _FLOOR
-    low, high = row - off, row + off
-    lo, hi = walk.lo[walk.free], walk.hi[walk.free]
-    corners = [np.nan_to_num(c[:, 1:] * x, nan=-np.inf) for c in (low, high) for x in (lo, hi)]
-    least = np.minimum.reduce(corners)
-    total = least.sum(1) + low[:, 0] - right
-    reach = np.abs(least).sum(1) + np.abs(low[:, 0]) + right_size
-    return total > 4 * slack(many + walk.inputs + 8) * reach + _FLOOR
+def _contradict(walk: _Walk, forms: _Forms, leaf: _Leaf, i: int, patterns: Patterns) -> bool:
+    """Whether the constraints of a leaf contradict each other on the region, or hold on no open set of it.
+
+    They are ``g_j x + c_j <= 0``, with a base of x and of what its neurons read, as if these were independent; a combination of them with
+    shares y >= 0 must be positive at every x of the region. Coordinates with an infinite end must drop out of it exactly: as many
+    constraints as there are such coordinates come first, and their shares are those that solve the linear equations for this, given the
+    others. They exist and are positive for every matrix within the error bounds, if with an approximate inverse R of the matrix G
+    ``|I - R G| < 1`` and the computed solution is further from zero than its error. If no coordinate is bounded and all c are zero, the
+    constraints hold with equality wherever they hold, which is on hyperplanes alone.
+    """
+    codes, shares = patterns.codes[leaf.first : leaf.last], patterns.shares[leaf.first : leaf.last]
+    kinks = walk.kinks.shape[1]
+    place, above = np.divmod(codes, 2)
+    neuron, kink = np.divmod(place, max(1, kinks))
+    if not (len(codes) and kinks and ((codes >= 0) & (neuron < walk.count)).all()):
+        raise ValueError("A constraint of the patterns speaks of a neuron that is not there.")
+    told = np.where(above == 1, leaf.low[neuron] > kink, leaf.high[neuron] <= kink)
+    at = walk.kinks[neuron, kink]
+    if not (told & forms.known[i, neuron] & np.isfinite(at)).all():
+        raise ValueError("A constraint of the patterns does not hold in its leaf, or is not linear there.")
+    signs = np.where(above == 1, -1.0, 1.0)
+    # The variables: inputs, and what the neurons of the base read.
+    n = walk.inputs + walk.count
+    used = np.concatenate([np.ones(walk.inputs, dtype=bool), ~forms.open[i]])
+    some = forms.some[i, neuron, 1:] & used
+    g, g_off = (np.where(some, t, 0.0) for t in (signs[:, None] * forms.z[i, neuron, 1:], forms.z_off[i, neuron, 1:]))
+    c = signs * (forms.z[i, neuron, 0] - at)
+    c_off = forms.z_off[i, neuron, 0] + slack(1) * (np.abs(forms.z[i, neuron, 0]) + np.abs(at))
+    zero = not forms.some[i, neuron, 0].any() and not at.any()
+    everywhere = np.full(walk.count, np.inf)
+    lo, hi = np.concatenate([walk.lo[walk.free], -everywhere]), np.concatenate([walk.hi[walk.free], everywhere])
+    loose = (np.isinf(lo) | np.isinf(hi)) & some.any(0)
+    bounded = np.isfinite(lo) & np.isfinite(hi) & some.any(0)
+    k = int(loose.sum())
+    e = 4 * slack(len(codes) + n)
+    off = np.zeros(len(codes))
+    shares = shares.copy()
+    if k:
+        if len(codes) < k:
+            return False
+        rest = shares[k:]
+        square, square_off = g[:k, loose].T, g_off[:k, loose].T
+        wanted = -(rest @ g[k:, loose])
+        wanted_off = rest @ g_off[k:, loose] * (1 + e) + e * (rest @ np.abs(g[k:, loose])) + _FLOOR
+        try:
+            inverse = np.linalg.inv(square)
+        except np.linalg.LinAlgError:
+            return False
+        found = inverse @ wanted
+        if not (np.isfinite(inverse).all() and np.isfinite(found).all()):
+            return False
+        size, around = np.abs(found), np.abs(square)
+        residual = (
+            np.abs(wanted - square @ found) * (1 + e) + e * (np.abs(wanted) + around @ size) + wanted_off + square_off @ size * (1 + e)
+        )
+        apart = np.abs(np.eye(k) - inverse @ square) + e * (np.eye(k) + np.abs(inverse) @ around) + np.abs(inverse) @ square_off * (1 + e)
+        distance = float(apart.sum(1).max()) * (1 + e)
+        if not distance < 1:
+            return False
+        off[:k] = float((np.abs(inverse) @ residual).max()) * (1 + e) / (1 - distance) * (1 + e) + _FLOOR
+        shares[:k] = found
+        if not (found > 2 * off[:k]).all():
+            return False
+    if k and zero and not bounded.any():
+        if not leaf.base:
+            return True
+        # What a neuron reads is zero on a hyperplane, unless it is so everywhere.
+        plain = walk.forms(leaf.low[None], leaf.high[None], np.zeros(1, dtype=np.int64))
+        sure = np.abs(plain.z[0, neuron, 1 : 1 + walk.inputs]) > plain.z_off[0, neuron, 1 : 1 + walk.inputs]
+        return bool((sure.any(1) & plain.known[0, neuron] & (shares > 0)).any())
+    # The combination at the bounded coordinates, with everything it may be off by.
+    row = shares @ g[:, bounded]
+    row_off = (off @ np.abs(g[:, bounded]) + (shares + off) @ g_off[:, bounded] + e * (shares @ np.abs(g[:, bounded]))) * (1 + e) + _FLOOR
+    low, high = row - row_off, row + row_off
+    corners = np.array([end * x for end in (low, high) for x in (lo[bounded], hi[bounded])])
+    least = corners.min(0)
+    total = float(shares @ c) + float(least.sum())
+    lost = float(off @ np.abs(c) + (shares + off) @ c_off + e * (shares @ np.abs(c)) + e * np.abs(corners).max(0).sum()) * (1 + e) + _FLOOR
+    return total > 2 * lost
 
 
 def _multipliers_prove(forms: _Forms, t: Array, w: Array, row: Array, p: float, bound: float) -> bool:

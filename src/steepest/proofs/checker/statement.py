@@ -286,6 +286,7 @@ def _patterns(value: Any) -> Patterns:
     entry = _object(value, "upper.patterns")
     parts = {}
     for name, axes, dtype in (
+        ("first", 2, "int64"),
         ("cut", 1, "int64"),
         ("chosen", 1, "int64"),
         ("multipliers", 2, "float64"),
