@@ -12,7 +12,7 @@ DOCS_STAMP := $(VENV)/.steepest-docs-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-local bench-local-l2 bench-overhead bench-curvature bench-diagnosis bench-fixes bench-distributed bench-race docs clean
+.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-local bench-local-l2 bench-overhead bench-curvature bench-diagnosis bench-fixes bench-distributed bench-verdicts bench-monitors bench-race docs clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,12 @@ bench-overhead: $(STAMP) ## time of a training step with the default probes over
 bench-distributed: $(STAMP) ## speed-up against workers in the simulator; accuracy of four real processes
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distributed.py --jobs $(JOBS) -o benchmarks/results
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/distributed_accuracy.py -o benchmarks/results/distributed_accuracy.md
+
+bench-verdicts: $(STAMP) ## verdicts of the convergence monitor beside what becomes of the runs: each twentieth case, EVERY=1 for all
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verdicts.py --every $(or $(EVERY),20)
+
+bench-monitors: $(STAMP) ## time of a training step with the default convergence monitors over one without
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/monitor_overhead.py
 
 bench-race: $(STAMP) ## races over seeds of the protocol, and a performance profile over tasks
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/race.py --jobs $(JOBS) -o benchmarks/results/race.md

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from steepest.errors import UsageError
 from steepest.monitors.adam_type_verdict import judge
 from steepest.monitors.effective_step import rule
-from steepest.monitors.sketch import Share, Sketch, gather
+from steepest.monitors.sketch import Share, Sketch, gather, gather_rows
 from steepest.monitors.windows import Closed, Sampling, Sums
 from steepest.results.convergence import AdamTypeReport, Assumption
 
@@ -156,7 +156,7 @@ class AdamTypeMonitor:
             self._first_rates = rates
             self._look(optimizer)
         if self._sketch is not None and self.sampling.takes(self.steps) and self._before is not None:
-            self._take(optimizer, rates)
+            self._take(optimizer)
         self._rates = rates
         if self._sums is not None and self.steps + 1 == 2 * self._sums.first:
             self.closed.append(self._sums.close())
@@ -192,12 +192,15 @@ class AdamTypeMonitor:
             parts.append(self.rule.step(used, v, t))
         return torch.cat(parts)
 
-    def _take(self, optimizer: Optimizer, rates: list[float]) -> None:
+    def _take(self, optimizer: Optimizer) -> None:
         assert self._sums is not None and self._before is not None
-        x, gradients, moves, start = [], [], [], 0
+        found, used, start = [], [], 0
         for group, shares in self._pairs(optimizer):
+            t = _time(optimizer, shares)
+            if t < 1.0:
+                return
             # A fused method under a GradScaler leaves its gradients divided by the scale.
-            after, g = gather(shares, lambda p: p), gather(shares, _gradient)
+            after, g, v = gather_rows(shares, lambda p: p, _gradient, lambda p, g=group: self.rule.moment(g, optimizer.state.get(p, {})))
             before = self._before[start : start + len(after)]
             start += len(after)
             decay = float(group.get("weight_decay", 0.0))
@@ -207,23 +210,19 @@ class AdamTypeMonitor:
                 move = move + float(group["lr"]) * decay * before
             elif decay:
                 g = g + decay * before
-            x.append(after)
-            gradients.append(g)
-            moves.append(move)
-        g, move = torch.cat(gradients), torch.cat(moves)
-        effective = self._effective_step(optimizer, rates)
-        if effective is None:
-            return
+            found.append((after, g, move, self.rule.step(group, v, t)))
+            used.append((group, t))
+        x, g, move, effective = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*found, strict=True))
         seen = self._largest > 0.0
         self._largest = torch.maximum(self._largest, g.abs())
         h = self._largest.max()
-        least = [self.rule.least(group, h, _time(optimizer, shares)) for group, shares in self._pairs(optimizer)]
-        zero = torch.zeros((), dtype=torch.float64, device=g.device)
-        change = zero[None] if self._effective is None else torch.where(seen, effective - self._effective, zero)
-        first = torch.where(g != 0.0, effective * g, zero).square().sum()
-        terms = torch.stack([first, change.abs().sum(), change.square().sum(), torch.stack(least).min()])
+        least = [self.rule.least(group, h, t) for group, t in used]
+        change = torch.zeros_like(g) if self._effective is None else torch.where(seen, effective - self._effective, 0.0)
+        first = torch.where(g != 0.0, effective * g, 0.0)
+        lowest = least[0] if len(least) == 1 else torch.stack(least).min()
+        terms = torch.stack([first @ first, change.abs().sum(), change @ change, lowest])
         self._sums.add(self.steps, terms, g, move)
-        self._effective, self._after, self._step_of_effective = effective, torch.cat(x), self.steps
+        self._effective, self._after, self._step_of_effective = effective, x, self.steps
         memory = [_memory(group) for group in optimizer.param_groups]
         if self._memory is not None and memory != self._memory:
             self.assumptions.add(Assumption.CHANGED_OPTIONS)

@@ -18,8 +18,10 @@ class Share:
 
     def take(self, tensor: Tensor) -> Tensor:
         """Those coordinates of a tensor shaped like the parameter, ``[n]``; may be a view."""
-        flat = entries(tensor)
-        return flat if self.indices is None else flat.index_select(0, self.indices)
+        if self.indices is None or tensor.is_complex():
+            flat = entries(tensor)
+            return flat if self.indices is None else flat.index_select(0, self.indices)
+        return tensor.take(self.indices)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,14 @@ def _size(parameter: Tensor) -> int:
 
 def gather(shares: Sequence[Share], of: Callable[[Tensor], Tensor | None]) -> Tensor:
     """The sketch of a tensor per parameter, concatenated, a copy in float64; zeros where a parameter has none. Call it under no_grad."""
-    parts = [share.take(torch.zeros_like(share.parameter) if (t := of(share.parameter)) is None else t) for share in shares]
+    return gather_rows(shares, of)[0]
+
+
+def gather_rows(shares: Sequence[Share], *of: Callable[[Tensor], Tensor | None]) -> Tensor:
+    """The same of several tensors per parameter at once, ``[len(of), coordinates]``."""
+    parts = [
+        share.take(torch.zeros_like(share.parameter) if (t := each(share.parameter)) is None else t) for each in of for share in shares
+    ]
     device = parts[0].device
     joined = torch.cat([p if p.device == device else p.to(device) for p in parts])
-    return joined if joined.dtype == torch.float64 else joined.double()
+    return (joined if joined.dtype == torch.float64 else joined.double()).view(len(of), -1)

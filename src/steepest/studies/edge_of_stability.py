@@ -74,7 +74,7 @@ class EdgeOfStability(Study):
                     "largest eigenvalue of the Hessian",
                     tuple(_line(n, paths[n], lambda p: p.sharpness) for n in ("gentle", *plain, "Adam")),
                     log_y=True,
-                    caption="At half the rate gradient descent ends with twice the sharpness; Adam's goes on rising.",
+                    caption="Gradient descent ends the sharper the lower its rate; under Adam the sharpness itself has no such limit.",
                 ),
                 Figure(
                     "Training loss, first seed",
