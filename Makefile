@@ -8,11 +8,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.steepest-installed
 PEERS := .venv-peers
+PEERS_LAYERS := .venv-peers-layers
 DOCS_STAMP := $(VENV)/.steepest-docs-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-local bench-local-l2 bench-overhead bench-curvature bench-diagnosis bench-fixes bench-distributed bench-verdicts bench-monitors bench-race docs clean
+.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-local bench-local-l2 bench-overhead bench-curvature bench-layers bench-diagnosis bench-fixes bench-distributed bench-verdicts bench-monitors bench-race docs clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +94,15 @@ bench-monitors: $(STAMP) ## time of a training step with the default convergence
 bench-race: $(STAMP) ## races over seeds of the protocol, and a performance profile over tasks
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/race.py --jobs $(JOBS) -o benchmarks/results/race.md
 
+bench-layers: $(STAMP) $(PEERS_LAYERS)/.installed ## layers of norm one beside deel-torchlip and orthogonium (in an environment of their own)
+	OMP_NUM_THREADS=1 $(PEERS_LAYERS)/bin/python benchmarks/constrained_layers.py -o benchmarks/results/constrained_layers.md
+
+# What they depend on must not get into .venv.
+$(PEERS_LAYERS)/.installed: benchmarks/layers-peers.txt constraints.txt
+	"$(PYTHON)" -m venv $(PEERS_LAYERS)
+	$(PEERS_LAYERS)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -r benchmarks/layers-peers.txt
+	@touch $@
+
 $(PEERS)/.installed: benchmarks/peers.txt
 	"$(PYTHON)" -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install $(PIP_FLAGS) -r benchmarks/peers.txt
@@ -106,7 +116,7 @@ docs: $(DOCS_STAMP) ## build the documentation into ./site/
 	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict
 
 clean: ## remove what the other targets made, .venv included
-	rm -rf $(VENV) $(PEERS) audit build dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(PEERS_LAYERS) audit build dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:

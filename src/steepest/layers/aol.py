@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from steepest.layers.constraint import CONVS, Constraint, M, require_circle, require_layer
@@ -28,82 +29,57 @@ class AlmostOrthogonal(Constraint):
         super().__init__()
         self.groups: int = getattr(module, "groups", 1)
         self.stride: tuple[int, ...] = getattr(module, "stride", ())
-        dilation: tuple[int, ...] = getattr(module, "dilation", ())
-        # Gram entries of a dilated kernel at stride one are those of the kernel itself.
-        self.dilation = dilation if any(s > 1 for s in self.stride) else (1,) * len(dilation)
+        self.dilation: tuple[int, ...] = getattr(module, "dilation", ())
 
     def forward(self, weight: Tensor) -> Tensor:
         """The rescaled weight."""
-        if not self.stride:
-            return weight * gershgorin(weight.mT @ weight)
-        if all(s == 1 for s in self.stride):
-            scale = gershgorin_scale(weight, self.groups)
-            return weight * self._per_output(scale, weight)
-        spread = weight
-        for axis, d in enumerate(self.dilation):
-            spread = _dilated(spread, 2 + axis, d)
-        phases = _phases(spread, self.stride)
-        scaled = phases * self._per_output(gershgorin_scale(phases, self.groups), phases)
-        back = _unphased(scaled, self.stride, spread.shape[2:])
-        return back[(..., *(slice(None, None, d) for d in self.dilation))]
+        grouped = weight.reshape(self.groups, -1, *weight.shape[1:])
+        sums, phases = lattice_gram(grouped, self.stride, self.dilation)
+        scale = sums.sum(-1).clamp(min=1e-8).rsqrt()
+        # [groups, phases, in] to [groups, 1, in, *kernel].
+        scale = scale[:, phases].movedim(1, -1).reshape(self.groups, 1, *weight.shape[1:])
+        return (grouped * scale).reshape(weight.shape)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning a weight stores it as it is; what is used afterwards is its rescaled form."""
         return weight
 
-    def _per_output(self, scale: Tensor, weight: Tensor) -> Tensor:
-        """``[groups, in / groups]`` to the weight's axes."""
-        rows = scale.repeat_interleave(len(weight) // self.groups, 0)
-        return rows.reshape(*rows.shape, *[1] * (weight.dim() - 2))
+
+def lattice_gram(weight: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Sums of absolute values of the Gram matrix W'W of a convolution of the whole lattice, between channels.
+
+    Entry i of the input, of channel c and phase p of the stride, meets every entry of channel c' in ``sum_k W[:, c, k]' W[:, c', k + s]``
+    for some shift s, with k over the kernel entries of that phase. All products of two kernel entries are one matrix product.
+
+    Args:
+        weight: ``[groups, out, in, *kernel]``.
+        stride, dilation: one per spatial dimension.
+
+    Returns:
+        ``[groups, phases, in, in]``, the sums over shifts; and the phase of every kernel entry, in row-major order.
+    """
+    groups, outputs, inputs, *kernel = weight.shape
+    taps = math.prod(kernel)
+    flat = weight.reshape(groups, outputs, inputs, taps).mT.reshape(groups, outputs, taps * inputs)
+    gram = (flat.mT @ flat).reshape(groups, taps, inputs, taps, inputs)
+    if taps == 1:
+        return gram[:, :, :, 0].abs(), torch.zeros(1, dtype=torch.int64, device=weight.device)
+    shift, phase_of_shift, phase_of_tap = (t.to(weight.device) for t in _meetings(tuple(kernel), stride, dilation))
+    met = gram.permute(0, 1, 3, 2, 4).reshape(groups, taps * taps, inputs, inputs)
+    shifts = met.new_zeros(groups, len(phase_of_shift), inputs, inputs).index_add(1, shift, met).abs()
+    sums = shifts.new_zeros(groups, int(phase_of_tap.max()) + 1, inputs, inputs).index_add(1, phase_of_shift, shifts)
+    return sums, phase_of_tap
 
 
-def gershgorin(gram: Tensor) -> Tensor:
-    """``(sum_j |G|_ij)^-1/2`` of ``[*batch, n, n]``."""
-    return gram.abs().sum(-1).clamp(min=1e-8).rsqrt()
-
-
-def correlations(weight: Tensor, groups: int) -> Tensor:
-    """``sum_o W[o, c, k] W[o, c', k + s]`` for every shift s: ``[groups, in / groups, in / groups, *shifts]``, shifts reversed."""
-    rank = weight.dim() - 2
-    grouped = weight.reshape(groups, -1, *weight.shape[1:])
-    outputs, inputs = grouped.shape[1:3]
-    images = grouped.permute(2, 0, 1, *range(3, 3 + rank)).reshape(inputs, groups * outputs, *weight.shape[2:])
-    kernels = grouped.transpose(1, 2).reshape(groups * inputs, outputs, *weight.shape[2:])
-    convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[rank]
-    found = convolve(images, kernels, padding=tuple(k - 1 for k in weight.shape[2:]), groups=groups)
-    return found.reshape(inputs, groups, inputs, *found.shape[2:]).transpose(0, 1)
-
-
-def gershgorin_scale(weight: Tensor, groups: int) -> Tensor:
-    """The square roots' inverses per input channel of a convolution at stride one: ``[groups, in / groups]``."""
-    return correlations(weight, groups).abs().flatten(2).sum(-1).clamp(min=1e-8).rsqrt()
-
-
-def _dilated(weight: Tensor, axis: int, d: int) -> Tensor:
-    if d == 1:
-        return weight
-    shape = list(weight.shape)
-    shape[axis] = d * (shape[axis] - 1) + 1
-    spread = weight.new_zeros(shape)
-    return spread.index_copy(axis, torch.arange(0, shape[axis], d, device=weight.device), weight)
-
-
-def _phases(weight: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """A strided kernel as one of stride one over phases: ``[out, in * phases, *ceil(kernel / stride)]``."""
-    sizes = [-(-k // s) for k, s in zip(weight.shape[2:], stride, strict=True)]
-    pads = [n for k, s, m in reversed(list(zip(weight.shape[2:], stride, sizes, strict=True))) for n in (0, m * s - k)]
-    padded, rank = functional.pad(weight, pads), len(stride)
-    split = padded.reshape(*weight.shape[:2], *(n for pair in zip(sizes, stride, strict=True) for n in pair))
-    split = split.permute(0, 1, *(3 + 2 * a for a in range(rank)), *(2 + 2 * a for a in range(rank)))
-    return split.reshape(len(weight), weight.shape[1] * math.prod(stride), *sizes)
-
-
-def _unphased(phases: Tensor, stride: tuple[int, ...], kernel: torch.Size) -> Tensor:
-    rank, sizes = len(stride), phases.shape[2:]
-    split = phases.reshape(len(phases), -1, *stride, *sizes)
-    split = split.permute(0, 1, *(n for a in range(rank) for n in (2 + rank + a, 2 + a)))
-    whole = split.reshape(*split.shape[:2], *(m * s for m, s in zip(sizes, stride, strict=True)))
-    return whole[(..., *(slice(0, k) for k in kernel))]
+@lru_cache(maxsize=256)
+def _meetings(kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Which pairs of kernel entries add up: of every pair its number of (phase, shift), the phase of each of those, and of every entry."""
+    taps = list(itertools.product(*(range(k) for k in kernel)))
+    at = [tuple(d * k % s for k, d, s in zip(tap, dilation, stride, strict=True)) for tap in taps]
+    phases = {p: n for n, p in enumerate(sorted(set(at)))}
+    keys = [(phases[p], *(b - a for a, b in zip(tap, other, strict=True))) for tap, p in zip(taps, at, strict=True) for other in taps]
+    numbers = {key: n for n, key in enumerate(sorted(set(keys)))}
+    return torch.tensor([numbers[k] for k in keys]), torch.tensor([k[0] for k in numbers]), torch.tensor([phases[p] for p in at])
 
 
 def almost_orthogonalise(module: M) -> M:

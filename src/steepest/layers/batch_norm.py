@@ -57,11 +57,18 @@ class LipschitzBatchNorm(nn.Module):
         if self.training:
             if x.numel() // self.num_features < 2:
                 raise ValueError("one value per channel has no variance: give larger batches in training")
-            variance, mean = torch.var_mean(x, [a for a in range(x.dim()) if a != 1], correction=0)
+            axes = [a for a in range(x.dim()) if a != 1]
+            if self.scale == "none":
+                mean = x.mean(axes)
+            else:
+                variance, mean = torch.var_mean(x, axes, correction=0)
             with torch.no_grad():
                 self.running_mean.lerp_(mean, self.momentum)
-                self.running_var.lerp_(variance, self.momentum)
+                if self.scale != "none":
+                    self.running_var.lerp_(variance, self.momentum)
         shape = [1, -1, *[1] * (x.dim() - 2)]
+        if self.scale == "none":
+            return x - (mean if self.bias is None else mean - self.bias).reshape(shape)
         y = (x - mean.reshape(shape)) * self._factor(variance).reshape(shape)
         return y if self.bias is None else y + self.bias.reshape(shape)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from steepest.layers.aol import correlations
+from steepest.layers.aol import lattice_gram
 from steepest.layers.constraint import CONVS, Constraint, M, require_circle, require_layer
 
 
@@ -30,12 +30,9 @@ class RescaledOutputs(Constraint):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The rescaled weight."""
-        if weight.dim() == 2:
-            sums = (weight @ weight.mT).abs()[None]
-        else:
-            grouped = weight.reshape(self.groups, -1, *weight.shape[1:])
-            turned = grouped.transpose(1, 2).flatten(0, 1)
-            sums = correlations(turned, self.groups).abs().flatten(3).sum(-1)
+        grouped = weight.reshape(self.groups, -1, *weight.shape[1:])
+        ones = (1,) * (weight.dim() - 2)
+        sums = lattice_gram(grouped.transpose(1, 2), ones, ones)[0][:, 0]
         q = self.log_q.exp()
         scale = ((sums @ q[:, :, None])[:, :, 0] / q).clamp(min=1e-8).rsqrt()
         return weight * scale.reshape(-1, *[1] * (weight.dim() - 1))

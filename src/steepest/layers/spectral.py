@@ -13,7 +13,8 @@ class SpectralNorm(Constraint):
     """W -> W / sigma with sigma the l2 norm of the layer, padding, stride, dilation and groups included, by power iteration.
 
     In training one iteration through the layer and its adjoint is made per use, and sigma is differentiable in W at fixed singular
-    vectors. It is a lower estimate: what is above it disappears at ``export``, which proves the norm.
+    vectors. In evaluation the iteration is converged once for each weight. It is a lower estimate: what is above it disappears at
+    ``export``, which proves the norm.
 
     Args:
         module: dense or convolutional; it is only looked at.
@@ -35,13 +36,19 @@ class SpectralNorm(Constraint):
         self.setting, self.size, self.iterations = Setting.of(module), size, iterations
         shape = self.setting.operator(weight.detach(), size).in_shapes[0]
         self.register_buffer("vector", torch.randn(shape, dtype=weight.dtype, device=weight.device))
+        self._settled: int | None = None
         self.settle(weight.detach())
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight over the norm of the layer."""
         if self.training:
-            self._iterate(weight.detach(), self.iterations)
-        return weight / self._norm(weight)
+            self._settled = None
+            for _ in range(self.iterations - 1):
+                self._norm(weight.detach(), keep=True)
+        elif self._settled != weight._version and not torch.compiler.is_exporting():
+            self.settle(weight.detach())
+            self._settled = weight._version
+        return weight / self._norm(weight, keep=self.training)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning a weight stores it as it is; what is used afterwards is its normalised form."""
@@ -49,11 +56,15 @@ class SpectralNorm(Constraint):
 
     def settle(self, weight: Tensor) -> None:
         """Iterate until the estimate rises by less than 1e-7 of itself in ten iterations, 2,000 at most."""
-        before = 0.0
+        before = self._norm(weight, keep=False).item()
         for _ in range(200):
-            self._iterate(weight, 10)
-            now = self._norm(weight).item()
+            vector = self.vector.clone()
+            now = before
+            for _ in range(10):
+                now = self._norm(weight, keep=True).item()
             if not now > before * (1 + 1e-7):
+                # So that a settled layer stays as it is, bit by bit.
+                self.vector.copy_(vector)
                 break
             before = now
 
@@ -61,19 +72,18 @@ class SpectralNorm(Constraint):
         """Size and iterations."""
         return f"size={self.size}, iterations={self.iterations}"
 
-    @torch.no_grad()
-    def _iterate(self, weight: Tensor, count: int) -> None:
-        layer, vector = self.setting.operator(weight, self.size), self.vector
-        for _ in range(count):
-            image = layer.linear(vector)
-            vector = layer.adjoint(image / image.norm().clamp(min=1e-30))
-            vector = vector / vector.norm().clamp(min=1e-30)
-        self.vector.copy_(vector)
-
-    def _norm(self, weight: Tensor) -> Tensor:
-        vector = self.vector.clone()
-        image = self.setting.operator(weight, self.size).linear(vector)
-        return image.norm().clamp(min=1e-12)
+    def _norm(self, weight: Tensor, keep: bool) -> Tensor:
+        """``|W' u|`` for u along W v, differentiable in W at fixed u; whether v becomes the direction of ``W' u``."""
+        layer = self.setting.operator(weight, self.size)
+        with torch.no_grad():
+            image = layer.linear(self.vector)
+            image = image / image.norm().clamp(min=1e-30)
+        back = layer.adjoint(image)
+        norm = back.norm().clamp(min=1e-12)
+        if keep:
+            with torch.no_grad():
+                self.vector.copy_(back / norm)
+        return norm
 
 
 def spectral_normalise(module: M, size: tuple[int, ...] | int | None = None, iterations: int = 1) -> M:
