@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from steepest.layers.constraint import CONVS, Constraint, M, require_circle, require_layer
@@ -49,7 +50,7 @@ def lattice_gram(weight: Tensor, stride: tuple[int, ...], dilation: tuple[int, .
     """Sums of absolute values of the Gram matrix W'W of a convolution of the whole lattice, between channels.
 
     Entry i of the input, of channel c and phase p of the stride, meets every entry of channel c' in ``sum_k W[:, c, k]' W[:, c', k + s]``
-    for some shift s, with k over the kernel entries of that phase. All products of two kernel entries are one matrix product.
+    for some shift s, with k over the kernel entries of that phase.
 
     Args:
         weight: ``[groups, out, in, *kernel]``.
@@ -60,6 +61,8 @@ def lattice_gram(weight: Tensor, stride: tuple[int, ...], dilation: tuple[int, .
     """
     groups, outputs, inputs, *kernel = weight.shape
     taps = math.prod(kernel)
+    if taps > 1 and all(s == 1 for s in stride):
+        return _correlations(weight)[:, None], torch.zeros(taps, dtype=torch.int64, device=weight.device)
     flat = weight.reshape(groups, outputs, inputs, taps).mT.reshape(groups, outputs, taps * inputs)
     gram = (flat.mT @ flat).reshape(groups, taps, inputs, taps, inputs)
     if taps == 1:
@@ -69,6 +72,18 @@ def lattice_gram(weight: Tensor, stride: tuple[int, ...], dilation: tuple[int, .
     shifts = met.new_zeros(groups, len(phase_of_shift), inputs, inputs).index_add(1, shift, met).abs()
     sums = shifts.new_zeros(groups, int(phase_of_tap.max()) + 1, inputs, inputs).index_add(1, phase_of_shift, shifts)
     return sums, phase_of_tap
+
+
+def _correlations(weight: Tensor) -> Tensor:
+    """At stride one: ``[groups, in, in]``; shifts back along the first axis are those forward with the channels exchanged."""
+    groups, outputs, inputs, *kernel = weight.shape
+    images = weight.permute(2, 0, 1, *range(3, weight.dim())).reshape(inputs, groups * outputs, *kernel)
+    images = functional.pad(images, [*(k - 1 for k in reversed(kernel[1:]) for _ in (0, 1)), 0, kernel[0] - 1])
+    convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[len(kernel)]
+    met = convolve(images, weight.transpose(1, 2).reshape(groups * inputs, outputs, *kernel), groups=groups)
+    sums = met.reshape(inputs, groups, inputs, kernel[0], -1).abs().sum(-1).transpose(0, 1)
+    ahead = sums[..., 1:].sum(-1)
+    return sums[..., 0] + ahead + ahead.mT
 
 
 @lru_cache(maxsize=256)
