@@ -142,3 +142,28 @@ def test_an_answer_in_doubt_has_no_radius():
     x = torch.tensor([[[1.0, 1.0]]], dtype=torch.float64)
     (found,) = certify_batch(Batch(_linear(), x, 0, (0,), 2.0, EFFORTS["fast"], 0, None))
     assert found.radius == 0.0 and found.margin <= 0.0 and found.source == "none"
+
+
+def test_the_source_named_is_the_first_that_suffices():
+    graph = _plane()
+    x = torch.randn(6, 1, 2, dtype=torch.float64)
+    at = Decisions.of(graph, x)
+    sources = [GlobalConstant(head(graph), 1e-3, 2.0), IntervalSlopes(2.0), LinearFloors(2.0)]
+    assert (RadiusSearch(2.0, 6).search(at, sources, torch.full((6,), math.inf, dtype=torch.float64)).source == 0).all()
+    sources[0] = GlobalConstant(head(graph), 1e6, 2.0)
+    assert (RadiusSearch(2.0, 6).search(at, sources, torch.full((6,), math.inf, dtype=torch.float64)).source > 0).all()
+
+
+@pytest.mark.parametrize("source", [IntervalSlopes(2.0), LinearFloors(2.0)], ids=lambda s: s.name)
+def test_a_radius_is_found_however_small_it_is(source):
+    def net(b, x):
+        for _ in range(12):
+            x = b.relu(b.dense(x, torch.randn(16, x.shape[-1]), torch.randn(16)))
+        return b.dense(x, torch.randn(3, 16))
+
+    graph = build((1, 2), net)
+    x = torch.randn(10, 1, 2, dtype=torch.float64)
+    at = Decisions.of(graph, x)
+    assert (at.margins > 0).all()
+    found = RadiusSearch(2.0, 2).search(at, [source], torch.full((10,), math.inf, dtype=torch.float64))
+    assert (found.radius > 0).all()

@@ -14,6 +14,7 @@ from steepest.numerics.matrix_norm import dual_norm_above
 from steepest.ops.kinds import Affine
 from steepest.robustness.decisions import Decisions
 from steepest.robustness.intervals import less
+from steepest.robustness.source import FARTHEST
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,13 @@ class GlobalConstant:
     def floors(self, at: Decisions, radius: Tensor) -> Tensor:
         """Lower bounds of the margins over the balls."""
         return less(at.margins, self.slopes(at), radius)
+
+    def radius(self, at: Decisions) -> Tensor:
+        """Least margin over slope, a hair less: at that radius all floors are positive."""
+        slopes = self.slopes(at)
+        quotient = torch.where(slopes > 0, at.margins / slopes, math.inf).nan_to_num(nan=0.0).amin(1) * (1.0 - 2.0**-40)
+        found = quotient.clamp(min=0.0, max=FARTHEST)
+        return torch.where((self.floors(at, found) > 0).all(1), found, 0.0)
 
     def slopes(self, at: Decisions) -> Tensor:
         """Upper bounds of the constants of ``f_c - f_j`` over all inputs, ``[n, classes - 1]``."""

@@ -33,6 +33,10 @@ class IntervalSlopes:
     entries: int = 2**21
     name: str = "intervals"
 
+    def radius(self, at: Decisions) -> Tensor | None:
+        """To be searched for."""
+        return None
+
     def floors(self, at: Decisions, radius: Tensor) -> Tensor:
         """Lower bounds of the margins over the balls."""
         return less(at.margins, slopes_over(at, radius, self.p, self.entries), radius)

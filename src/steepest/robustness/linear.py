@@ -37,6 +37,10 @@ class LinearFloors:
     entries: int = 2**21
     name: str = "linear"
 
+    def radius(self, at: Decisions) -> Tensor | None:
+        """To be searched for."""
+        return None
+
     def floors(self, at: Decisions, radius: Tensor) -> Tensor:
         """Lower bounds of the margins over the balls."""
         widest = max(math.prod(node.shape) for node in at.graph.nodes)

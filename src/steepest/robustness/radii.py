@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steepest.robustness.decisions import Decisions
 from steepest.robustness.intervals import slopes_over
-from steepest.robustness.source import Source
+from steepest.robustness.source import FARTHEST, Source
 
 CLOSE = 1.003
 """Ends of the search this near to each other leave nothing to find."""
@@ -19,8 +19,8 @@ CLOSE = 1.003
 FIRST = 0.6
 """Of where the answer changes, as far as is known, the share that is tried first."""
 
-FARTHEST = 1e12
-"""No larger radius is tried."""
+RESCUE = 8
+"""More balls that are tried where none was small enough, each of a sixth of the last one's radius."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +66,21 @@ class RadiusSearch:
         slopes = slopes_over(at, low, self.p)
         reach = torch.where(slopes > 0, at.margins / slopes, math.inf).nan_to_num(nan=0.0).clamp(max=FARTHEST)
         first = reach.argmin(1, keepdim=True)
-        start = _Start(at.margins.gather(1, first)[:, 0], slopes.gather(1, first)[:, 0], torch.minimum(limit, reach.amin(1)))
+        # Where no change is known, and the input says little, not farther to begin with than its own size.
+        size = 1.0 + torch.linalg.vector_norm(at.x.flatten(1), self.p, dim=1)
+        near = torch.where(torch.isfinite(limit), limit, torch.where(reach.amin(1) > 10.0 * size, size, math.inf))
+        start = _Start(at.margins.gather(1, first)[:, 0], slopes.gather(1, first)[:, 0], torch.minimum(near, reach.amin(1)))
         hopeful = at.margins.amin(1) > 0
         for k in range(len(sources)):
             open_ = hopeful & (low * CLOSE < limit)
             if bool(open_.any()):
-                found = self._search(at.picked(open_), sources[: k + 1], low[open_], limit[open_], start.picked(open_))
-                best[open_] = torch.where(found > low[open_], k, best[open_])
-                low[open_] = torch.maximum(low[open_], found)
+                found = sources[k].radius(at.picked(open_))
+                if found is None:
+                    found = self._search(at.picked(open_), sources[: k + 1], low[open_], limit[open_], start.picked(open_))
+                # By a hair more it is the earlier source that proved it.
+                better = found > low[open_] * CLOSE
+                best[open_] = torch.where(better, k, best[open_])
+                low[open_] = torch.where(better, found, low[open_])
         return Radii(low, best)
 
     def _search(self, at: Decisions, sources: Sequence[Source], low: Tensor, high: Tensor, start: _Start) -> Tensor:
@@ -82,12 +89,14 @@ class RadiusSearch:
         state = _Ends(start, low, high, zero, unknown, unknown, zero)
         trial = torch.maximum(FIRST * start.reach, low + 0.1 * (start.reach - low)).clamp(min=1e-300, max=FARTHEST)
         open_ = torch.ones_like(low, dtype=torch.bool)
-        for _ in range(self.steps):
+        for step in range(self.steps + RESCUE):
             floor = unknown.clone()
             floor[open_] = _floor(at.picked(open_), sources, trial[open_])
             state = state.after(trial, floor, open_)
             trial = state.next()
             open_ = (trial > state.low * CLOSE) & (state.low * CLOSE < state.high)
+            if step >= self.steps - 1:
+                open_, trial = open_ & (state.low == 0), torch.where(state.low == 0, state.high / 6.0, trial)
             if not bool(open_.any()):
                 break
         return state.low

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from steepest.robustness.decisions import Decisions
 
+FARTHEST = 1e12
+"""No larger radius is claimed."""
+
 
 class Source(Protocol):
     """Bounds margins over balls."""
@@ -27,4 +30,8 @@ class Source(Protocol):
         Returns:
             ``[n, classes - 1]``, possibly -inf.
         """
+        ...
+
+    def radius(self, at: Decisions) -> Tensor | None:
+        """The largest radius it proves, ``[n]``, where that takes no search; else None."""
         ...

@@ -112,10 +112,13 @@ class Backward:
         plain: boxes by intervals.
         ball: centre, radius and norm of a ball that holds the inputs.
         work: multiplications for the rows of one node, at least; a node that needs four times as many is left to intervals.
+        last: whether the last node is bounded whatever it takes.
     """
 
-    def __init__(self, nodes: Sequence[NodeLike], plain: Sequence[Box], ball: tuple[Array, float, float] | None, work: float) -> None:
-        self.nodes, self.ball, self.work = nodes, ball, work
+    def __init__(
+        self, nodes: Sequence[NodeLike], plain: Sequence[Box], ball: tuple[Array, float, float] | None, work: float, last: bool = False
+    ) -> None:
+        self.nodes, self.ball, self.work, self.last = nodes, ball, work, last
         self.boxes: list[Box] = []
         affine = [None if k == 0 else linear_part(n, nodes[n.inputs[0]].shape) for k, n in enumerate(nodes)]
         bends = [n.op not in ("input", "add", "concat") and linear is None for n, linear in zip(nodes, affine, strict=True)]
@@ -140,7 +143,8 @@ class Backward:
             slopes = [functions.slope_over(n.op, n.attributes, n.arrays, box) for n in readers if n.op in functions.FUNCTIONS]
             open_ = open_ & np.logical_or.reduce([np.broadcast_to(s.lo != s.hi, box.lo.shape) for s in slopes])
         at = np.flatnonzero(open_)
-        if len(at) == 0 or 2.0 * len(at) * self._price(k) > 4 * self.work:
+        free = self.last and k == len(self.nodes) - 1
+        if len(at) == 0 or (2.0 * len(at) * self._price(k) > 4 * self.work and not free):
             return box
         lo, hi = box.lo.ravel().copy(), box.hi.ravel().copy()
         step = max(1, _ENTRIES // (2 * max(math.prod(n.shape) for n in self.nodes[: k + 1])))
@@ -232,6 +236,8 @@ def _over_ball(a: Array, centre: Array, radius: float, p: float) -> tuple[Array,
     return rows_dot(a, centre) - shift, slack(flat.shape[1] + 8) * (rows_dot(np.abs(a), np.abs(centre)) + shift)
 
 
-def tight_values(nodes: Sequence[NodeLike], plain: Sequence[Box], ball: tuple[Array, float, float] | None, work: float) -> list[Box]:
+def tight_values(
+    nodes: Sequence[NodeLike], plain: Sequence[Box], ball: tuple[Array, float, float] | None, work: float, last: bool = False
+) -> list[Box]:
     """Boxes around every node's output, within those by intervals."""
-    return Backward(nodes, plain, ball, work).boxes
+    return Backward(nodes, plain, ball, work, last).boxes

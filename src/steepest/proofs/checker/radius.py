@@ -108,7 +108,7 @@ def _locally(headed: Sequence[NodeLike], claim: Claim, p: float, margins: Array,
     if claim.method in ("linear", "slopes"):
         if not 0 <= claim.work <= WORK:
             raise ValueError(f"more work is asked for than {WORK:g}, or less than none")
-        boxes = tight_values(headed, boxes, None if p == math.inf else (claim.x, claim.radius, p), claim.work)
+        boxes = tight_values(headed, boxes, None if p == math.inf else (claim.x, claim.radius, p), claim.work, last=True)
     left = left & ~(boxes[-1].lo > 0)
     if left.any():
         left &= ~_outlasts(margins, _lengths(pulled_rows(headed, boxes), p), claim.radius)
