@@ -13,7 +13,9 @@ from steepest.capture.builder import Builder
 from steepest.errors import UsageError
 from steepest.numerics.deadline import Deadline
 from steepest.numerics.interval import Interval
+from steepest.ops import GroupSort
 from steepest.ops.enclosures import Enclosures
+from steepest.ops.lure import lure_system
 from steepest.ops.region import enclose_domain
 from steepest.proofs.certificate import write_certificate
 from steepest.proofs.check import check
@@ -99,6 +101,48 @@ def test_random_networks_are_proven_with_slopes_from_linear_bounds(seed):
         pytest.skip("a product, or an unbounded slope")
     record = graph.record()
     assert check(write_certificate(record, output=None, norm=2.0, domain=domain, upper=upper, lower=None), record).holds
+
+
+def _pooled():
+    generator = torch.Generator().manual_seed(7)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    b = Builder()
+    x = b.input((1, 1, 6, 6))
+    x = b.conv(x, normal(3, 1, 3, 3) / 2, normal(3) / 2, (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    x = b.max_pool(x, (3, 2), (2, 2), ((1, 0), (1, 0)), (1, 1))
+    x = b.append(
+        GroupSort(((1, 27, 2),)), b.reshape(b.conv(x, normal(6, 3, 1, 1) / 2, normal(6), (1, 1), ((0, 0), (0, 0)), (1, 1), 1), (1, 27, 2))
+    )
+    return b.finish(b.dense(b.reshape(x, (1, 54)), normal(3, 54) / 6))
+
+
+@pytest.mark.parametrize("radius", [1e-6, 0.05, 0.4, 3.0])
+def test_maxima_and_sorts_that_a_region_decides_are_linear(radius):
+    graph, generator = _pooled(), torch.Generator().manual_seed(3)
+    x = torch.randn(2, *graph.input_shape, generator=generator, dtype=torch.float64)
+    found = LocalLipSDP().constants(graph, x, radius)
+    seen = torch.linalg.matrix_norm(_jacobians(graph, _around(x, radius, 400, generator)).reshape(2, 400, 3, 36), 2).amax(1)
+    assert (found >= seen * (1 - 1e-9)).all()
+    record = graph.record()
+    for i in range(2):
+        domain = Domain("ball", centre=x[i].numpy(), radius=radius, norm=2.0)
+        known = Enclosures.over(graph, domain)
+        system = lure_system(graph, known.values)
+        if radius == 1e-6:
+            assert system.multipliers == 0 and found[i].item() == pytest.approx(seen[i].item(), rel=1e-5)
+        if radius == 0.05:
+            whole = lure_system(graph, enclose_domain(graph, Domain("all")))
+            assert 0 < system.multipliers < 0.6 * whole.multipliers
+        upper = LipSDP(deadline=Deadline(), steps=12).bound(graph, domain, 2.0)
+        made = write_certificate(record, output=None, norm=2.0, domain=domain, upper=upper, lower=None)
+        assert check(made, record).holds
+        if radius == 0.05:
+            # Over a larger ball more is undecided, and there are no multipliers for it.
+            made["domain"]["radius"] = 0.4
+            assert not check(made, record).holds
 
 
 def test_a_dead_region_has_a_constant_of_about_zero():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from steepest.ops.lure import LureSystem
-from steepest.ops.signals import LinearMap, Signal
+from steepest.ops.signals import Flow, LinearMap, Signal
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +23,13 @@ class Matrix(LinearMap):
     def transpose(self, rows: Tensor) -> Tensor:
         """Rows times B'."""
         return rows @ self.block.mT.to(rows.dtype)
+
+
+def entries(system: LureSystem) -> int:
+    """How many numbers its maps hold, multiplied out."""
+    flow, basis = Flow(system.signals), frozenset(system.variables)
+    targets = (*(stage.v for stage in system.stages), system.output)
+    return sum(system.signals[t].size * system.signals[i].size for t in targets for i in flow.sources(t, basis))
 
 
 def free_form(system: LureSystem) -> LureSystem:

@@ -236,13 +236,14 @@ def _value(writer: _Writer, k: int, node: Node, inputs: list[int], xs: list[Inte
             return None
         return writer.restrict(k, inputs[0], middle.expand(op.shape), radius.expand(op.shape))
     if isinstance(op, GroupMax):
-        return _maximum(writer, k, op, inputs[0])
+        return _maximum(writer, k, op, inputs[0], xs[0])
     if isinstance(op, GroupSort) and op.shape[-1] == 2:
         places = torch.arange(count(op.shape)).reshape(-1, 2)
         first, second = (Picked(places[:, i], count(op.shape)) for i in (0, 1))
         shape = (*op.shape[:-1], 1)
         a, b = (writer.add(shape, (p, inputs[0])) for p in (first, second))
-        top = _larger(writer, k, a, b)
+        pairs = [xs[0].map(lambda t, i=i: t.expand(op.shape).reshape(-1, 2)[:, i]) for i in (0, 1)]
+        top = _larger(writer, k, a, b, *pairs)
         least = writer.sum((1.0, a), (1.0, b), (-1.0, top))
         return writer.add(op.shape, (Placed(first), least), (Placed(second), top))
     if isinstance(op, Group):
@@ -251,32 +252,43 @@ def _value(writer: _Writer, k: int, node: Node, inputs: list[int], xs: list[Inte
     return None
 
 
-def _larger(writer: _Writer, k: int, a: int, b: int) -> int:
-    """``max(a, b) = b + phi(a - b)`` where phi is the positive part."""
+def _larger(writer: _Writer, k: int, a: int, b: int, x: Interval, y: Interval) -> int:
+    """``max(a, b) = b + phi(a - b)`` where phi is the positive part, for a in x and b in y; linear where one is always the larger."""
     difference = writer.sum((1.0, a), (-1.0, b))
-    half = torch.full((writer.signals[a].size,), 0.5, dtype=torch.float64)
-    return writer.sum((1.0, writer.restrict(k, difference, half, half)), (1.0, b))
+    low = (x.lo >= y.hi).double()
+    high = torch.maximum(low, (x.hi > y.lo).double())
+    return writer.sum((1.0, writer.restrict(k, difference, 0.5 * (low + high), 0.5 * (high - low))), (1.0, b))
 
 
-def _maximum(writer: _Writer, k: int, op: GroupMax, x: int) -> int:
+def _maximum(writer: _Writer, k: int, op: GroupMax, v: int, x: Interval) -> int:
     """Maxima pair by pair; an absent entry leaves the other as it is."""
     index = op.index.reshape(-1, op.index.shape[-1])
-    size = writer.signals[x].size
-    entries = [(writer.add(op.shape, (_gather(index[:, i], size), x)), index[:, i] >= 0) for i in range(index.shape[1])]
+    size = writer.signals[v].size
+    lo, hi = (t.expand(op.in_shapes[0]).flatten() for t in (x.lo, x.hi))
+    entries = []
+    for column in index.mT:
+        there = column >= 0
+        entry = Interval(*(torch.where(there, t[column.clamp(min=0)], 0.0) for t in (lo, hi)))
+        entries.append((writer.add(op.shape, (_gather(column, size), v)), there, entry))
 
     def masked(v: int, keep: Tensor) -> tuple[LinearMap, int]:
         return Scaled(keep.to(torch.float64)), v
 
     while len(entries) > 1:
         merged = []
-        for (a, has_a), (b, has_b) in zip(entries[::2], entries[1::2], strict=False):
+        for (a, has_a, of_a), (b, has_b, of_b) in zip(entries[::2], entries[1::2], strict=False):
             both = has_a & has_b
+            larger = Interval(torch.maximum(of_a.lo, of_b.lo), torch.maximum(of_a.hi, of_b.hi))
             if both.all():
-                merged.append((_larger(writer, k, a, b), both))
+                merged.append((_larger(writer, k, a, b, of_a, of_b), both, larger))
                 continue
-            top = _larger(writer, k, *(writer.add(op.shape, masked(v, both)) for v in (a, b)))
+            parts = [x.map(lambda t, both=both: torch.where(both, t, 0.0)) for x in (of_a, of_b)]
+            first, second = (writer.add(op.shape, masked(v, both)) for v in (a, b))
+            top = _larger(writer, k, first, second, parts[0], parts[1])
             rest = (masked(a, has_a & ~has_b), masked(b, has_b & ~has_a))
-            merged.append((writer.add(op.shape, masked(top, torch.ones_like(both)), *rest), has_a | has_b))
+            alone = Interval(*(torch.where(has_a, p, q) for p, q in ((of_a.lo, of_b.lo), (of_a.hi, of_b.hi))))
+            known = Interval(*(torch.where(both, p, q) for p, q in ((larger.lo, alone.lo), (larger.hi, alone.hi))))
+            merged.append((writer.add(op.shape, masked(top, torch.ones_like(both)), *rest), has_a | has_b, known))
         if len(entries) % 2:
             merged.append(entries[-1])
         entries = merged

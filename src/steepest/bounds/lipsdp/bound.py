@@ -23,16 +23,15 @@ from steepest.numerics.device import moved, working_on
 from steepest.numerics.interior_point import Iterate, interior_point
 from steepest.numerics.quadratic_program import QuadraticProgram
 from steepest.ops.enclosures import Enclosures
-from steepest.ops.free_form import free_form
+from steepest.ops.free_form import entries, free_form
 from steepest.ops.lure import LureSystem, lure_system
-from steepest.ops.signals import Flow
 from steepest.results import Domain, Step, UpperBound
 
 WIDER = 1.02
 """The interior point starts this much inside: close to where the first-order steps ended, with room to move."""
 
-FREE = 2400
-"""Entries of the input and all nonlinearities up to which the maps between them are multiplied out."""
+FREE = 2**23
+"""Numbers up to which the maps between the input and all nonlinearities are multiplied out."""
 
 QUICK = 1e-9
 """About how many seconds an iteration of the interior point takes for each cubed variable."""
@@ -144,15 +143,13 @@ class LipSDP:
         return ""
 
     def _fits(self, system: LureSystem) -> bool:
-        flow, basis = Flow(system.signals), frozenset(system.variables)
-        blocks = ((target, source) for target in (*(s.v for s in system.stages), system.output) for source in flow.sources(target, basis))
-        if sum(system.signals[a].size * system.signals[b].size for a, b in blocks) > self.entries:
+        if entries(system) > self.entries:
             return False
         return plan(system).largest <= self.largest
 
     def _optimise(self, system: LureSystem, seen: Callable[[float], None]) -> tuple[float, Tensor, float] | None:
         """The least proven bound, its multipliers, and what is known of the least rho from below; None where time is too short."""
-        if system.size <= FREE:
+        if entries(system) <= FREE:
             system = free_form(system)
         proof = Proof(system)
         exact = Propagation(system)

@@ -18,7 +18,7 @@ from steepest.bounds.lipsdp.starts import Start
 from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
 from steepest.numerics.interval import Interval
-from steepest.ops.free_form import free_form
+from steepest.ops.free_form import entries, free_form
 from steepest.ops.lure import LureSystem, Part, lure_system
 
 
@@ -74,7 +74,7 @@ class PieceLipSDP:
                 return None
             value, t = found
             return Multipliers(value, {p.node: p.laid_out(t / value**2) for p in system.parts}, {})
-        if system.size <= FREE:
+        if entries(system) <= FREE:
             system = free_form(system)
         propagation = Propagation(system)
         if propagation.plan.largest > self.largest:

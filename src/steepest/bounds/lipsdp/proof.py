@@ -21,7 +21,7 @@ CAPS = (math.inf, 1e6, 1e3)
 
 Where a slope hardly varies its multiplier may be anything up to a huge value, which drowns the rest in rounding."""
 
-SLOPES_OFF = 3e-13
+SLOPES_OFF = 3e-12
 """By how much of their size the slopes of curved functions are off where others compute them by other formulas."""
 
 

@@ -145,12 +145,13 @@ def _value(inequality: _Inequality, k: int, node: NodeLike, xs: list[Rows], boxe
         low, high = np.broadcast_to(slope.lo, node.shape), np.broadcast_to(slope.hi, node.shape)
         return inequality.restrict(x, low, high, inequality.multipliers(k, node.shape))
     if node.op == "group_max":
-        return _maximum(inequality, k, node, x)
+        return _maximum(inequality, k, node, x, boxes[0])
     if node.op == "group_sort" and node.shape[-1] == 2:
         t = inequality.multipliers(k, (*node.shape[:-1], 1))
         places = np.arange(math.prod(node.shape)).reshape(-1, 2)
         a, b = (x.picked(places[:, i], t.shape) for i in (0, 1))
-        top = _larger(inequality, a, b, t)
+        pairs = [boxes[0].moved(lambda u, i=i: np.broadcast_to(u, node.shape).reshape(-1, 2)[:, i].reshape(t.shape)) for i in (0, 1)]
+        top = _larger(inequality, a, b, t, *pairs)
         least = total([a, b, top], [1, 1, -1])
         spread = [np.where(np.arange(places.size) % 2 == i, np.arange(places.size) // 2, -1) for i in (0, 1)]
         return total([least.picked(spread[0], node.shape), top.picked(spread[1], node.shape)], [1, 1])
@@ -160,31 +161,41 @@ def _value(inequality: _Inequality, k: int, node: NodeLike, xs: list[Rows], boxe
     return inequality.contract(x, gain, node.shape, inequality.multipliers(k, (1,)))
 
 
-def _larger(inequality: _Inequality, a: Rows, b: Rows, t: Array) -> Rows:
-    """``max(a, b) = b + phi(a - b)`` where phi is the positive part."""
-    part = inequality.restrict(total([a, b], [1, -1]), np.zeros(a.shape), np.ones(a.shape), t)
+def _larger(inequality: _Inequality, a: Rows, b: Rows, t: Array, x: Box, y: Box) -> Rows:
+    """``max(a, b) = b + phi(a - b)`` where phi is the positive part, for a in x and b in y; linear where one is always the larger."""
+    low = np.where(x.lo >= y.hi, 1.0, 0.0)
+    high = np.where((x.hi > y.lo) | (low == 1), 1.0, 0.0)
+    part = inequality.restrict(total([a, b], [1, -1]), low, high, t)
     return total([part, b], [1, 1])
 
 
-def _maximum(inequality: _Inequality, k: int, node: NodeLike, x: Rows) -> Rows:
+def _maximum(inequality: _Inequality, k: int, node: NodeLike, x: Rows, box: Box) -> Rows:
     """Maxima pair by pair; an absent entry leaves the other as it is."""
     index = node.arrays["index"].reshape(-1, node.arrays["index"].shape[-1])
     t = inequality.multipliers(k, (index.shape[1] - 1, *node.shape)).reshape(index.shape[1] - 1, *node.shape)
-    entries = [(x.picked(column, node.shape), (column >= 0).reshape(node.shape)) for column in index.T]
+    entries = []
+    for column in index.T:
+        there = (column >= 0).reshape(node.shape)
+        ends = (np.where(there, np.broadcast_to(u, x.shape).ravel()[column].reshape(node.shape), 0.0) for u in (box.lo, box.hi))
+        entries.append((x.picked(column, node.shape), there, Box(*ends)))
     used = 0
     while len(entries) > 1:
         merged = []
         for i in range(0, len(entries) - 1, 2):
-            (a, has_a), (b, has_b) = entries[i], entries[i + 1]
+            (a, has_a, of_a), (b, has_b, of_b) = entries[i], entries[i + 1]
             both = has_a & has_b
+            larger = Box(np.maximum(of_a.lo, of_b.lo), np.maximum(of_a.hi, of_b.hi))
             if both.all():
-                top = _larger(inequality, a, b, t[used])
+                top, known = _larger(inequality, a, b, t[used], of_a, of_b), larger
             else:
                 there, a_only, b_only = (np.where(m, 1.0, 0.0) for m in (both, has_a & ~has_b, has_b & ~has_a))
-                top = _larger(inequality, a.scaled(there), b.scaled(there), t[used])
+                parts = (u.moved(lambda end, both=both: np.where(both, end, 0.0)) for u in (of_a, of_b))
+                top = _larger(inequality, a.scaled(there), b.scaled(there), t[used], *parts)
                 top = total([top, a.scaled(a_only), b.scaled(b_only)], [1, 1, 1])
+                alone = [np.where(has_a, p, q) for p, q in ((of_a.lo, of_b.lo), (of_a.hi, of_b.hi))]
+                known = Box(np.where(both, larger.lo, alone[0]), np.where(both, larger.hi, alone[1]))
             used += 1
-            merged.append((top, has_a | has_b))
+            merged.append((top, has_a | has_b, known))
         if len(entries) % 2:
             merged.append(entries[-1])
         entries = merged
