@@ -36,6 +36,9 @@ FREE = 2**23
 QUICK = 1e-9
 """About how many seconds an iteration of the interior point takes for each cubed variable."""
 
+DROWNED = 1e3
+"""A bound so many times above what was found, before rounding, is none."""
+
 SOON = 0.02
 """Seconds of an interior-point iteration below which it begins at an even start, without looking for LipLT's."""
 
@@ -110,7 +113,8 @@ class LipSDP:
         if found is None:
             return self._nothing(started, "the time does not suffice to find and prove multipliers")
         value, t, least = found
-        if value == math.inf:
+        # Far above what the multipliers are worth, what is left to prove is rounding's doing.
+        if value == math.inf or (history and value > DROWNED * history[-1][1]):
             return self._nothing(started, "rounding leaves nothing to prove")
         gap = max(0.0, 1.0 - least / value**2) if 0.0 < least else None
         steps = tuple(Step(p.node, {"multipliers": p.laid_out(t).numpy()}) for p in system.parts)
