@@ -13,7 +13,7 @@ DOCS_STAMP := $(VENV)/.steepest-docs-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-local bench-local-l2 bench-overhead bench-curvature bench-layers bench-diagnosis bench-fixes bench-distributed bench-verdicts bench-monitors bench-race docs clean
+.PHONY: help setup test slow audit lint format bench bench-bounds bench-networks bench-resnet bench-lower bench-conv bench-scaling bench-regions bench-exact bench-local bench-local-l2 bench-overhead bench-curvature bench-layers bench-diagnosis bench-fixes bench-distributed bench-verdicts bench-monitors bench-race docs clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ bench-local: $(STAMP) ## local linf constants of small networks, and linear boun
 
 bench-local-l2: $(STAMP) ## local l2 constants of the embedded digits network around 100 test inputs
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/local_l2.py -o benchmarks/results/local_l2.md
+
+bench-exact: $(STAMP) ## exact constants of small networks beside the values that LipBaB published
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/exact.py -o benchmarks/results/exact.md
 
 bench-diagnosis: $(STAMP) ## root causes found, missed and imagined, over folders of faulty and healthy scripts
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/diagnosis.py -o benchmarks/results/diagnosis.md

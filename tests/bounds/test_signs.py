@@ -199,7 +199,7 @@ def test_degenerate_networks_are_never_bounded_from_below_the_constant(name, nor
     upper, _, _ = proven(network(layers), box(2, -1, 1), norm, nodes=1000)
     assert upper.value >= exact * (1 - 1e-12)
     # What lies on a hyperplane alone may be left; it may never be called exact where it is not.
-    assert exact > 0 or upper.value < 1e-13
+    assert exact > 0 or upper.value < 1e-8
     assert exact == 0 or upper.gap >= (upper.value / exact) ** 2 - 1 - 1e-9
 
 
@@ -264,6 +264,31 @@ def test_what_reads_nothing_is_on_both_sides_of_its_kink():
         upper, _, _ = proven(network([first, second, last]), domain, 2.0)
         # f = 3 (x+ + y+) - 2 (y+ - x+)+ has the gradients (3, 3) and (5, 1).
         assert upper.value == pytest.approx(math.sqrt(26), rel=4e-6)
+
+
+@pytest.mark.parametrize("seed", [1, 7, 13, 15, 39, 59, 68])
+def test_weights_that_cancel_are_proven_as_well(seed):
+    """Whole numbers, branches that add to themselves, kinks that meet: what is zero by chance is not zero for certain."""
+    random = np.random.default_rng(seed)
+    n = int(random.integers(1, 4))
+    sizes = [n, *random.integers(1, 6, size=random.integers(1, 4)).tolist(), int(random.integers(1, 3))]
+    b = Builder()
+    x = b.input((1, n))
+    for k, (m, q) in enumerate(zip(sizes[1:], sizes[:-1], strict=True)):
+        weight = torch.from_numpy(random.integers(-1, 2, size=(m, q)).astype(float) * random.choice([1.0, 0.5, 2.0]))
+        bias = torch.from_numpy(random.integers(-1, 2, size=m).astype(float) * (random.random() < 0.6))
+        if k:
+            kind = int(random.integers(0, 4))
+            x = b.clamp(x, -1.0, 1.0) if kind == 3 else b.relu(x, (0.0, -1.0, 0.5)[kind])
+        x = b.dense(x, weight, bias)
+        if k and random.random() < 0.3:
+            x = b.add(x, b.relu(x))
+    graph = b.finish(x)
+    points = 20 * torch.from_numpy(random.random((3000, n))) - 10
+    rows = torch.func.vmap(torch.func.jacrev(lambda y: graph.evaluate(y[None]).flatten()))(points[:, None]).reshape(len(points), -1, n)
+    for norm in NORMS:
+        upper, _, _ = proven(graph, Domain("all"), norm, nodes=200)
+        assert upper.value >= torch.linalg.matrix_norm(rows, norm).max().item() * (1 - 1e-9)
 
 
 def test_others_are_refused_by_name_and_large_ones_left_out():

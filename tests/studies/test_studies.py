@@ -88,6 +88,7 @@ TINY = {
         "gd_rates": (0.1,),
         "adam_rates": (0.003, 0.01),
     },
+    "hardness": {"seeds": 2, "graphs": (5, 7), "wide": (3, 5), "plane": (3, 6)},
     "edge-of-stability": {"seeds": 2, "images": 40, "width": 4, "steps": 12, "every": 3},
     "warm-up": {
         "seeds": 2,

@@ -121,7 +121,7 @@ def _shows(y: Tensor, a: Tensor, b: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
 
 
 def balanced(
-    a: np.ndarray, b: np.ndarray, y: np.ndarray, lo: np.ndarray, hi: np.ndarray, least: float = 1e-6
+    a: np.ndarray, b: np.ndarray, some: np.ndarray, y: np.ndarray, lo: np.ndarray, hi: np.ndarray, least: float = 1e-6
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Rows and multipliers that show ``a x <= b`` to be empty, or without an interior, where coordinates are unbounded.
 
@@ -131,6 +131,7 @@ def balanced(
 
     Args:
         a, b: ``[rows, n]``, ``[rows]``.
+        some: ``[rows, n + 1]``, which entries of a, and last of b, are not surely zero.
         y: ``[rows]``, multipliers that nearly do it.
         lo, hi: ``[n]``, where x lies, perhaps infinite.
         least: share of the largest multiplier below which others are left out.
@@ -142,10 +143,11 @@ def balanced(
 
     weight = y * np.linalg.norm(a, axis=1)
     rows = np.flatnonzero(weight > least * weight.max(initial=0.0))
-    loose = (np.isinf(lo) | np.isinf(hi)) & (a[rows] != 0).any(0)
+    met = some[rows, :-1].any(0)
+    loose = (np.isinf(lo) | np.isinf(hi)) & met
     bounded = np.isfinite(lo) & np.isfinite(hi)
     k = int(loose.sum())
-    if len(rows) <= k or (~loose & ~bounded & (a[rows] != 0).any(0)).any():
+    if len(rows) <= k:
         return None
     # Independent rows with large multipliers first.
     factors = qr((weight[rows] / np.linalg.norm(a[rows], axis=1))[None] * a[rows][:, loose].T, mode="r", pivoting=True)
@@ -163,7 +165,7 @@ def balanced(
     off = slack * (np.abs(inverse) @ size).max(initial=0.0)
     if not (np.isfinite(found).all() and (found[:k] > 4.0 * off).all()):
         return None
-    if not b[rows].any() and not (bounded & (a[rows] != 0).any(0)).any():
+    if not some[rows, -1].any() and not (bounded & met).any():
         return rows, found
     row = found @ a[rows][:, bounded]
     value = np.where(row > 0, row * lo[bounded], row * hi[bounded]).sum() - found @ b[rows]

@@ -10,6 +10,7 @@ from steepest.studies.edge_of_stability import EdgeOfStability
 from steepest.studies.gan_stability import GanStability
 from steepest.studies.generalisation import GeneralisationStudy
 from steepest.studies.ghost_batches import GhostBatches
+from steepest.studies.hardness import Hardness
 from steepest.studies.large_batch import LargeBatch
 from steepest.studies.late_gradients import LateGradients
 from steepest.studies.lottery_tickets import LotteryTickets
@@ -50,6 +51,7 @@ STUDIES: tuple[type[Study], ...] = (
     Temperature,
     LateGradients,
     GanStability,
+    Hardness,
 )
 
 

@@ -32,6 +32,7 @@ class Forms:
         d: ``[batch, outputs, neurons]``.
         offset: ``[batch, neurons]``.
         open: ``[batch, neurons]``, of more than one slope.
+        some: ``[batch, neurons, 1 + inputs + neurons]``, where offset, a and b are not surely zero, whatever cancels.
     """
 
     a: Tensor
@@ -40,11 +41,12 @@ class Forms:
     d: Tensor
     offset: Tensor
     open: Tensor
+    some: Tensor
 
     @property
     def known(self) -> Tensor:
         """Neurons that read an affine function of x, ``[batch, neurons]``."""
-        return ~((self.b != 0) & self.open[:, None]).any(2)
+        return ~(self.some[:, :, 1 + self.a.shape[2] :] & self.open[:, None]).any(2)
 
 
 class Network:
@@ -127,31 +129,43 @@ class Network:
         start[0, 0] = self.centre
         start[0, 1 : 1 + inputs] = torch.eye(len(self.free), dtype=torch.float64)[self.free]
         values: list[Tensor] = [start.reshape(1, columns, *self.graph.input_shape)]
-        read = []
+        touched: list[Tensor] = [(values[0] != 0).to(torch.float64)]
+        read, reached = [], []
         for k, node in enumerate(self.graph.nodes[1:], start=1):
             xs = [values[i] for i in node.inputs]
             op = node.op
+            parts = [touched[i] for i in node.inputs]
             if isinstance(op, Affine):
-                y = op.linear(xs[0])
+                y, part = op.linear(xs[0]), op.linear(parts[0], absolute=True)
                 if op.offset is not None:
                     y = torch.cat([y[:, :1] + op.offset, y[:, 1:]], 1)
+                    part = torch.cat([part[:, :1] + (op.offset != 0), part[:, 1:]], 1)
             elif isinstance(op, Elementwise):
                 flat = xs[0].reshape(len(xs[0]), columns, -1)
                 first, last = (self.starts[self.nodes.index(k) + i] for i in (0, 1))
                 read.append(flat.expand(batch, -1, -1))
+                reached.append(parts[0].reshape(len(parts[0]), columns, -1).expand(batch, -1, -1))
                 own = torch.arange(last - first)
                 if base and self.levels[first] == base:
                     closed = radius[:, None, first:last] == 0
                     flat = torch.where(closed, 0.0, flat).expand(batch, -1, -1).clone()
                     flat[:, 1 + inputs + first + own, own] += closed[:, 0].to(torch.float64)
                     read[-1] = flat
+                    reached[-1] = torch.where(closed, (flat != 0).to(torch.float64), reached[-1])
                 y = flat * middle[:, None, first:last]
                 y[:, 0] += shift[:, first:last]
                 y[:, 1 + inputs + first + own, own] += radius[:, first:last]
-                y = y.reshape(batch, columns, *node.shape)
+                part = reached[-1] * (middle[:, None, first:last] != 0)
+                part[:, 0] += shift[:, first:last] != 0
+                part[:, 1 + inputs + first + own, own] += radius[:, first:last] > 0
+                y, part = (t.reshape(batch, columns, *node.shape) for t in (y, part))
             else:
-                y = op.evaluate(*(x.expand(max(len(x) for x in xs), *x.shape[1:]) for x in xs))
+                wide = max(len(x) for x in xs)
+                y, part = (op.evaluate(*(t.expand(wide, *t.shape[1:]) for t in ts)) for ts in (xs, parts))
+                if isinstance(op, Add):
+                    part = sum((t.expand(wide, *t.shape[1:]) for t in parts), torch.zeros(()))
             values.append(y)
+            touched.append((part > 0).to(torch.float64))
         out = values[-1].reshape(len(values[-1]), columns, -1).expand(batch, -1, -1).mT
         z = torch.cat(read, 2).mT if read else torch.zeros(batch, 0, columns, dtype=torch.float64)
         return Forms(
@@ -161,7 +175,23 @@ class Network:
             out[:, :, 1 + inputs :],
             z[:, :, 0],
             radius > 0,
+            torch.cat(reached, 2).mT > 0 if reached else torch.zeros(batch, 0, columns, dtype=torch.bool),
         )
+
+    def magnitude(self) -> float:
+        """The largest change of an output by magnitudes of all weights and slopes alone, for a change of one in every input."""
+        values = [self.free.to(torch.float64).reshape(1, *self.graph.input_shape)]
+        for k, node in enumerate(self.graph.nodes[1:], start=1):
+            xs, op = [values[i] for i in node.inputs], node.op
+            if isinstance(op, Affine):
+                values.append(op.linear(xs[0], absolute=True))
+            elif isinstance(op, Elementwise):
+                first = self.starts[self.nodes.index(k)]
+                steepest = self.slopes[first : first + xs[0].numel()].abs().amax(1)
+                values.append(xs[0] * steepest.reshape(xs[0].shape))
+            else:
+                values.append(sum(xs, torch.zeros(())) if isinstance(op, Add) else op.evaluate(*xs))
+        return values[-1].max().item() if values[-1].numel() else 0.0
 
     def state_at(self, x: Tensor) -> Tensor:
         """The pieces that points ``[count, free inputs]`` are on, the lower one at a kink; ``[count, neurons]``."""

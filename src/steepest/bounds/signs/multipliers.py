@@ -89,15 +89,15 @@ class Inequality:
         n = self.inputs
         b, d = self.g[:, :, n:].abs(), self.f[:, :, n:].abs()
         own = (d * d.sum(2, keepdim=True)).sum(1)
+        own = 1.2 * own + 1e-3 * own.amax(1, keepdim=True).clamp(min=1e-30)
         reach = b.sum(2)
         t = own
         for _ in range(b.shape[1] + 1):
-            new = own + ((t * reach)[:, :, None] * b).sum(1)
+            new = own + 1.2 * ((t * reach)[:, :, None] * b).sum(1)
             if torch.equal(new, t):
                 break
             t = new
-        level = t.amax(1, keepdim=True).clamp(min=1e-30)
-        return torch.where(self.open, 1.2 * t + 1e-3 * level, 0.0)
+        return torch.where(self.open, t, 0.0)
 
     def least(self, t: Tensor) -> Tensor:
         """Weights w that go with given multipliers, infinite where there are none, ``[batch, weights]``.

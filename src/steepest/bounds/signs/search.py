@@ -24,11 +24,8 @@ from steepest.results.patterns import Patterns
 MARGIN = 1e-6
 """By how much the bound is raised above the worst leaf, so that every leaf can be proven in floating point."""
 
-NOTHING = 1e-28
-"""A square of a bound that is small enough in any case: of what is constant but for multipliers that cannot be zero."""
-
-LEAST = 2.0**-400
-"""The bound where the best is zero."""
+NOTHING = 1e-11
+"""What a bound may be in any case, of that by magnitudes of all weights: computing with these loses more than nothing."""
 
 FAR = 1e4
 """Over all inputs, half the side of the box that is searched for points, in units of the distance of typical kinks."""
@@ -164,6 +161,7 @@ class _Search:
         self.rows = {1.0: self.network.inputs, 2.0: 1, math.inf: math.prod(graph.shape)}[norm]
         weights = {1.0: math.prod(graph.shape), 2.0: 0, math.inf: self.network.inputs}[norm]
         self.tree = _Tree(self.network.count, self.network.inputs, weights)
+        self.floor = max(NOTHING * self.network.magnitude(), 1e-13)
         self.best, self.place = 0.0, None
         self.history: list[tuple[float, float]] = []
 
@@ -202,7 +200,7 @@ class _Search:
 
     def _enough(self) -> float:
         """A square that a node need not be below."""
-        return max(self.best * self.best * (1 + MARGIN), NOTHING)
+        return max(self.best * self.best * (1 + MARGIN), self.floor * self.floor)
 
     def _sample(self, count: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -323,15 +321,21 @@ class _Search:
             some = doubtful[left]
             forms = self.network.forms(low[some], high[some], base)
             a, b, codes = (t.numpy() for t in self._constraints(forms, low[some], high[some], True))
+            # In the order of the constraints; what is said of a kink that is not zero has a constant.
+            inputs = len(self.lo)
+            used = torch.cat([torch.ones(len(some), inputs, dtype=torch.bool), ~forms.open], 1)[:, None]
+            there = torch.cat([forms.some[:, :, 1:] & used, forms.some[:, :, :1]], 2).numpy()
+            some_of = there[:, codes // 2 // self.kinks]
+            some_of[..., -1] |= (self.network.kinks.flatten()[codes // 2] != 0).numpy()
             lo, hi = (np.concatenate([end.numpy(), np.full(count, far)]) for end, far in zip(self.ends, (-np.inf, np.inf), strict=True))
             for row, i in enumerate(left):
                 right = np.where((a[row] != 0).any(1), b[row], 0.0)
-                tried = (balanced(a[row], right, y[i].numpy(), lo, hi, least) for least in SUPPORT)
+                tried = (balanced(a[row], right, some_of[row], y[i].numpy(), lo, hi, least) for least in SUPPORT)
                 found = next((pair for pair in tried if pair is not None), None)
                 if found is None:
                     continue
                 # Of what is zero everywhere equality says nothing.
-                if not base or b[row, found[0]].any() or self._moves(low[some[row]], high[some[row]], codes[found[0]]):
+                if not base or some_of[row, found[0], -1].any() or self._moves(low[some[row]], high[some[row]], codes[found[0]]):
                     shown[int(doubtful[i])] = _Shown(base, codes[found[0]], found[1])
         return shown
 
@@ -353,8 +357,10 @@ class _Search:
         return torch.where(most > 0, neuron * self.kinks + kink, -1).numpy()
 
     def _result(self, value: float) -> UpperBound:
-        # Something is left for the proof of a constant network.
-        bound = value * (1.0 + MARGIN) if value > 0 or not self.network.inputs or not self.rows else LEAST
+        if not math.isfinite(value):
+            taken = time.perf_counter() - self.started
+            return UpperBound(self.options.name, math.inf, (), taken, remark="Branching over activation patterns found no multipliers.")
+        bound = max(value * (1.0 + MARGIN), self.floor) if self.network.inputs and self.rows else 0.0
         taken = time.perf_counter() - self.started
         patterns = self._patterns(bound * bound) if self.network.inputs and self.rows else _nothing(self.network.count)
         gap = (
@@ -363,7 +369,7 @@ class _Search:
             else bound * bound / (self.best * self.best) - 1.0
             if self.best > 0
             else 0.0
-            if value * value <= NOTHING
+            if bound <= self.floor
             else math.inf
         )
         history = [(s, max(v * (1.0 + MARGIN), bound)) for s, v in self.history] + [(taken, bound)]
