@@ -151,7 +151,7 @@ def falls_chart(falls: Sequence[tuple[str, Sequence[tuple[float, float]]]], lowe
 def curves_chart(curves: Sequence[tuple[str, Sequence[float], str]], total: int, title: str, mark: float = 0.0) -> str:
     """For each ``(label, radii, class)`` the share of inputs whose radius is at least r, against r; a line at the mark."""
     top = max((r for _, radii, _ in curves for r in radii if math.isfinite(r)), default=0.0) or 1.0
-    left, right, upper, lower = 56.0, 700.0, 12.0, 220.0
+    left, right, upper, lower = 66.0, 700.0, 12.0, 220.0
 
     def at(r: float, share: float) -> str:
         return f"{left + min(r / top, 1.0) * (right - left):.1f} {lower - share * (lower - upper):.1f}"
@@ -162,7 +162,8 @@ def curves_chart(curves: Sequence[tuple[str, Sequence[float], str]], total: int,
         parts.append(f'<line x1="{left:g}" x2="{right:g}" y1="{y:g}" y2="{y:g}" class="grid"/>')
         parts.append(f'<text x="{left - 8:g}" y="{y + 4:g}" class="tick" text-anchor="end">{25 * k} %</text>')
         x = left + k / 4 * (right - left)
-        parts.append(f'<text x="{x:g}" y="{lower + 18:g}" class="tick" text-anchor="middle">{top * k / 4:.3g}</text>')
+        anchor = "end" if k == 4 else "middle"
+        parts.append(f'<text x="{x:g}" y="{lower + 18:g}" class="tick" text-anchor="{anchor}">{top * k / 4:.3g}</text>')
     if 0.0 < mark <= top:
         x = left + mark / top * (right - left)
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{upper:g}" y2="{lower:g}" class="axis"><title>radius {mark:g}</title></line>')
