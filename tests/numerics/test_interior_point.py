@@ -49,6 +49,10 @@ def program(kind, sizes, seed):
     return QuadraticProgram(tuple(sizes), tuple(tiles), output, *(torch.cat(c) for c in (lean, excess, own, z_of, v_of)), count)
 
 
+def factored(p, rho, t):
+    return BlockCholesky.factor(p.starts, p.slack(rho, t))
+
+
 def dense(p):
     """E, all P_j and C'C."""
     n, size = p.inputs, p.size
@@ -80,7 +84,7 @@ def feasible(p):
     for power in range(1, 40):
         step = 1.5**power
         t = torch.ones(p.multipliers, dtype=torch.float64).index_copy(0, p.z_of, step ** (depth - row_of.double()))
-        if p.factor(step ** (depth + 1), t) is not None:
+        if factored(p, step ** (depth + 1), t) is not None:
             return t, step ** (depth + 1)
     raise AssertionError("no feasible point")
 
@@ -146,7 +150,7 @@ def test_factor_solves_inverts_and_scales(kind, blocks, monkeypatch):
     monkeypatch.setattr(quadratic_program, "GROUP", 4 if blocks == "several" else 1000)
     p = program(kind, [4, 5, 3, 6, 4, 5, 4, 6, 5], 2)
     t, rho = feasible(p)
-    factor, matrix = p.factor(rho, t), whole(p, p.slack(rho, t))
+    factor, matrix = factored(p, rho, t), whole(p, p.slack(rho, t))
     assert factor is not None
     inverse = torch.linalg.inv(matrix)
     torch.testing.assert_close(factor.inverse(), inverse, rtol=1e-8, atol=1e-10)
@@ -156,7 +160,7 @@ def test_factor_solves_inverts_and_scales(kind, blocks, monkeypatch):
     scaled = torch.linalg.solve(lower, torch.linalg.solve(lower, whole(p, change)).T)
     v = torch.randn(p.size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     torch.testing.assert_close(factor.pencil(change)(v), scaled @ v, rtol=1e-8, atol=1e-9)
-    assert p.factor(-rho, t) is None
+    assert factored(p, -rho, t) is None
 
 
 def test_pencil_of_a_large_block_agrees_with_a_small_one():

@@ -12,7 +12,7 @@ from steepest.numerics.block_cholesky import BlockCholesky
 from steepest.numerics.lanczos import least_eigenvalue
 from steepest.numerics.quadratic_program import QuadraticProgram
 
-ROUGH, FINE = 6, 10
+ROUGH, FINE = 4, 10
 """Lanczos steps for the step lengths of the predictor and of the step taken."""
 
 
@@ -49,7 +49,8 @@ def interior_point(program: QuadraticProgram, t: Tensor, rho: float, iterations:
     """
     n, size, whole = program.inputs, program.size + program.multipliers, (0, program.size)
     start = torch.randn(program.size, generator=torch.Generator().manual_seed(0), dtype=t.dtype)
-    factor = program.factor(rho, t)
+    slack = program.slack(rho, t)
+    factor = BlockCholesky.factor(program.starts, slack)
     if factor is None:
         return
     z = factor.inverse()
@@ -88,15 +89,18 @@ def interior_point(program: QuadraticProgram, t: Tensor, rho: float, iterations:
         drho, dt = solver(right)
         dx = (sigma * mu * z).sub_(x).sub_(_twisted(program, factor, z, drho, dt, x, hx)).sub_(second)
         ds = sigma * mu / t - s - s * dt / t - second_s
-        a = min(1.0, cautious * min(_reach(factor, program.slack(drho, dt, constant=False), start, FINE), _ratio(t, dt)))
+        change = program.slack(drho, dt, constant=False)
+        a = min(1.0, cautious * min(_reach(factor, change, start, FINE), _ratio(t, dt)))
         b = min(1.0, cautious * min(_reach(x_factor, {(0, 0): dx}, start, FINE), _ratio(s, ds)))
         for _ in range(12):
-            factor = program.factor(rho + a * drho, t + a * dt)
+            moved = {at: block if at not in change else torch.add(block, change[at], alpha=a) for at, block in slack.items()}
+            factor = BlockCholesky.factor(program.starts, moved)
             if factor is not None:
                 break
             a *= 0.7
         else:
             return
+        slack = moved
         for _ in range(12):
             x_factor = BlockCholesky.factor(whole, {(0, 0): x + b * dx})
             if x_factor is not None:

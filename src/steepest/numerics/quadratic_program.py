@@ -11,8 +11,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from steepest.numerics.block_cholesky import BlockCholesky
-
 GROUP = 64
 """Variables are joined to blocks of at least so many entries: products of smaller blocks are slow."""
 
@@ -134,10 +132,6 @@ class QuadraticProgram:
         """Whether rows of H, entries of z and multipliers are one to one, in order."""
         order = torch.arange(self.multipliers)
         return all(len(of) == self.multipliers and torch.equal(of, order) for of in (self.own, self.z_of, self.v_of))
-
-    def factor(self, rho: float, t: Tensor) -> BlockCholesky | None:
-        """The Cholesky factor of S, or None where it is not positive definite."""
-        return BlockCholesky.factor(self.starts, self.slack(rho, t))
 
     def slack(self, rho: float, t: Tensor, constant: bool = True) -> dict[tuple[int, int], Tensor]:
         """The blocks of S on and below the diagonal, with or without its constant part."""

@@ -169,10 +169,9 @@ class LipSDP:
         # Float32 holds where slopes vary by as much everywhere; its result is only a proposal.
         alike = all((s.radius >= 1e-3 * max(1e-3, s.radius.max().item())).all() for s in system.stages)
         single = alike and exact.plan.largest > 400
-        # What comes after has the rest of the time: a pass and a factorisation in float64, or the interior point, for which
-        # as much as about five of its iterations take is well spent on where it starts.
+        # What comes after has the rest of the time: a pass and a factorisation in float64, or the interior point.
         reserve = 6.0 if single else 3.0 if program is None else 0.0
-        enough = math.inf if program is None else min(5.0 * _seconds(program), 0.35 * self.deadline.left())
+        enough = math.inf if program is None else min(_worth(system) * _seconds(program), 0.35 * self.deadline.left())
         with working_on(self.device):
             first = exact
             if single or self.device != "cpu":
@@ -218,6 +217,11 @@ class LipSDP:
         if value == math.inf:
             value, best = proof.best(t, exact)
         return value, best, least
+
+
+def _worth(system: LureSystem) -> float:
+    """How many iterations' time is well spent on where the interior point starts: the deeper, the further are even multipliers off."""
+    return min(5.0, 0.25 * len(system.stages))
 
 
 def _seconds(program: QuadraticProgram) -> float:
