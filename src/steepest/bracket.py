@@ -17,6 +17,7 @@ from steepest.errors import SoundnessError
 from steepest.estimates import LipLT, SeqLip
 from steepest.graph import Graph
 from steepest.numerics.deadline import Deadline
+from steepest.numerics.threads import threads, worthwhile_threads
 from steepest.ops.backward import BackwardBounds
 from steepest.ops.enclosures import Enclosures
 from steepest.ops.region import enclose_domain
@@ -134,6 +135,19 @@ class Bracketing:
             SoundnessError: where the witness contradicts an upper bound; its ``replay`` holds all that is needed to see it again.
         """
         started = time.perf_counter()
+        with threads(worthwhile_threads(graph.entries)):
+            return self._run(graph, domain, norm, output, data, name, started)
+
+    def _run(
+        self,
+        graph: Graph,
+        domain: Domain,
+        norm: float,
+        output: tuple[int, ...] | None,
+        data: Tensor | None,
+        name: str,
+        started: float,
+    ) -> Bracket:
         record = graph.record()
         headed = with_output(graph, output)
         notes: list[str] = []

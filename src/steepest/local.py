@@ -11,6 +11,7 @@ from torch import Tensor
 
 from steepest.bounds import LinearJacobian, LocalLipSDP
 from steepest.graph import Graph
+from steepest.numerics.threads import threads, worthwhile_threads
 from steepest.ops.backward import tighten_ball
 
 
@@ -56,10 +57,11 @@ class LocalConstants:
         plain = replace(self, progress=_quietly)
         waiting = [] if executor is None else [executor.submit(plain.part, graph, *part) for part in parts]
         found, done = [torch.zeros(0, dtype=torch.float64)], 0
-        for i, part in enumerate(parts):
-            found.append(waiting[i].result() if waiting else plain.part(graph, *part))
-            done += len(part[0])
-            self.progress(done)
+        with threads(worthwhile_threads(graph.entries)):
+            for i, part in enumerate(parts):
+                found.append(waiting[i].result() if waiting else plain.part(graph, *part))
+                done += len(part[0])
+                self.progress(done)
         return torch.cat(found)
 
     def part(self, graph: Graph, x: Tensor, radius: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ InputShape = Annotated[
 Norm = Annotated[str, typer.Option("--norm", metavar="2|inf|1", help="norm of inputs and outputs")]
 Effort = Annotated[str, typer.Option("--effort", metavar="fast|normal|high", help="how long to search, from both sides")]
 Seed = Annotated[int, typer.Option("--seed", help="of every random choice")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="processor threads; by default all")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="most processor threads; bounds take one where more are no faster")]
 Device = Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="where multipliers are looked for")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -41,6 +42,11 @@ class Graph:
         for index, node in enumerate(self.nodes[1:], start=1):
             assert all(0 <= i < index for i in node.inputs), node.name
             assert tuple(self.nodes[i].shape for i in node.inputs) == node.op.in_shapes, (node.name, node.op.in_shapes)
+
+    @property
+    def entries(self) -> int:
+        """Numbers in the outputs of all nodes, for one sample."""
+        return sum(math.prod(node.shape) for node in self.nodes)
 
     @property
     def input_shape(self) -> Shape:

@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from steepest.errors import ModelError, SteepestError, UsageError
+from steepest.numerics.threads import threads
 from steepest.optim.catalogue import find
 from steepest.optim.method import Need
 from steepest.race.schedule import find_schedule
@@ -117,14 +118,9 @@ def require_finite(task: Task, seed: int) -> None:
 @contextmanager
 def _alone(seed: int) -> Gen[None]:
     """One thread and a seeded generator; both as before afterwards."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with threads(1), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def _train(setting: Setting, task: Task) -> RacedTrial:

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-import torch
-
 from steepest import jobs
+from steepest.numerics.threads import threads
 from steepest.proofs.certificate import versions
 from steepest.results.certification import CertifiedInput
 from steepest.results.domain import NORM_NAMES, norm_from_name, number_from_json, number_to_json
@@ -48,12 +47,8 @@ class BatchJob:
 
 def run_batch(job: BatchJob) -> Found:
     """Certify a batch on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with threads(1):
         return certify_batch(job.batch)
-    finally:
-        torch.set_num_threads(threads)
 
 
 @dataclass
