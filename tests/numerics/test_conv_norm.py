@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from steepest import ops
-from steepest.numerics import conv_norm, deflation
+from steepest.numerics import conv_norm, deflation, normal_operator
+from steepest.numerics.normal_operator import Direct, OnTorus
 from steepest.numerics.torus import ConvGeometry, padded_positions, symbols
-from steepest.numerics.torus_norm import lay, torus_norm_above
+from steepest.numerics.torus_norm import lay, torus_at_most, torus_norm_above, turned
 from steepest.proofs.checker import convolution
 from steepest.proofs.checker.torus import Window
 
@@ -126,7 +127,7 @@ def test_few_positions_with_many_channels(name, few, monkeypatch):
     op = conv(weight, (size,) * dims, (stride,) * dims, ((pad, pad),) * dims, (1,) * dims)
     geometry, true = op.kernel.geometry, torch.linalg.matrix_norm(matrix(op), 2).item()
     laid = lay(weight, geometry, 1)
-    torus, found = torus_norm_above(laid), deflation.deflated_norm_above(weight, geometry, laid)
+    torus, found = torus_norm_above(laid), deflation.deflated_norm_above(weight, laid)
     assert found is not None and torus > true * 1.001, (torus, true)
     assert true <= found <= true * 1.001
     assert proven(weight, geometry, 1, found)
@@ -142,22 +143,24 @@ def test_the_deflated_matrix_is_as_definite_as_is_said(name):
     dims = weight.ndim - 2
     geometry = ConvGeometry(tuple(weight.shape[2:]), (stride,) * dims, (1,) * dims, ((pad, pad),) * dims, (size,) * dims)
     laid = lay(weight, geometry, 1)
-    applied = deflation._OnTorus.of(laid, weight)
-    gram = applied.gram(torch.diag(applied.there.flatten()))
+    applied = OnTorus.of(laid.grams.torus, weight / laid.unit, laid.grams.of_outputs)
+    here = applied.there[0]
+    gram = applied.gram(torch.diag(here.flatten()))
     true = torch.linalg.matrix_norm(matrix(conv(weight, (size,) * dims, geometry.stride, geometry.padding, geometry.dilation)), 2).item()
     assert math.sqrt(torch.linalg.eigvalsh(gram)[-1].item()) * laid.unit == pytest.approx(true, rel=1e-9)
-    direct = deflation._Direct(weight / laid.unit, laid.grams.torus, laid.grams.of_outputs)
-    torch.testing.assert_close(direct.gram(torch.diag(applied.there.flatten())), gram, rtol=0.0, atol=1e-11 * gram.abs().max().item())
-    x = normal(applied.size, 3) * applied.there.reshape(-1, 1)
+    direct = Direct(weight / laid.unit, laid.grams.torus, laid.grams.of_outputs)
+    torch.testing.assert_close(direct.gram(torch.diag(here.flatten())), gram, rtol=0.0, atol=1e-11 * gram.abs().max().item())
+    x = normal(applied.size, 3) * here.reshape(-1, 1)
     off = (direct.gram(x) - applied.gram(x)).norm() / x.norm()
-    assert off <= direct.rounding(weight / laid.unit) + applied.rounding(weight / laid.unit)
+    most = true / laid.unit * (1.0 + 1e-9)
+    assert 0.0 < off <= direct.rounding(most) + applied.rounding(most) < 1e-8 * most**2
     tau = (true / laid.unit) ** 2
     channels = len(weight) if laid.grams.of_outputs else weight.shape[1]
-    found = deflation._directions(laid.grams, channels, 0.98 * tau, 1e-3 * tau)
+    found = deflation._directions(laid, channels, 0.98 * tau, 1e-3 * tau)
     assert found is not None and found.columns.shape[1] > 0
     h = tau * torch.eye(applied.size, dtype=torch.float64) - gram + found.columns @ found.columns.T
     assert torch.linalg.eigvalsh(h)[0].item() >= tau - found.proven_cut - found.error
-    assert found.error < 1e-9 * tau
+    assert found.error < 1e-9 * tau and true <= found.most * laid.unit
 
 
 @pytest.mark.parametrize("name", ["square", "stride"])
@@ -165,20 +168,62 @@ def test_block_conjugate_gradients_say_what_they_leave(name):
     weight, size, stride, pad = FEW[name]
     geometry = ConvGeometry((3, 3), (stride,) * 2, (1, 1), ((pad, pad),) * 2, (size, size))
     laid = lay(weight, geometry, 1)
-    applied = deflation._OnTorus.of(laid, weight)
+    applied = OnTorus.of(laid.grams.torus, weight / laid.unit, laid.grams.of_outputs)
     true = torch.linalg.matrix_norm(matrix(conv(weight, (size, size), geometry.stride, geometry.padding, (1, 1))), 2).item()
     tau = (1.0009 * true / laid.unit) ** 2
-    found = deflation._directions(laid.grams, len(weight), 0.98 * tau, 2e-3 * tau)
+    found = deflation._directions(laid, len(weight), 0.98 * tau, 2e-3 * tau)
     assert found is not None
     f, least = found.columns, tau - found.proven_cut - found.error
-    z = deflation._solve(applied.single(), f, math.sqrt(tau), least)
-    assert z is not None
-    z = z.double()
+    few = deflation._solve(applied.single().gram, f, math.sqrt(tau), least)
+    assert few is not None
+    z = few.double()
     r = f - tau * z + applied.gram(z) - f @ (f.T @ z)
     inside = f.T @ z + z.T @ r
     assert torch.linalg.eigvalsh((inside + inside.T) / 2 + r.T @ r / least)[-1] < 1.0 - 3e-4
+    assert deflation._proves(applied, applied.rounding(found.most), f, few, math.sqrt(tau), least)
     # Below the norm there is nothing to be found.
-    assert deflation._solve(applied.single(), f, math.sqrt(0.997 * tau), 0.997 * tau - found.proven_cut - found.error) is None
+    low = 0.997 * tau
+    least = low - found.proven_cut - found.error
+    assert deflation._solve(applied.single().gram, f, math.sqrt(low), least) is None
+    assert not deflation._proves(applied, applied.rounding(found.most), f, few, math.sqrt(low), least)
+
+
+def test_columns_and_terms_may_be_taken_a_few_at_a_time(monkeypatch):
+    weight, size, stride, pad = FEW["stride, inputs fewer"]
+    laid = lay(weight, ConvGeometry((3, 3), (stride,) * 2, (1, 1), ((pad, pad),) * 2, (size, size)), 1)
+    applied = OnTorus.of(laid.grams.torus, weight, laid.grams.of_outputs)
+    x = normal(applied.size, 7)
+    whole, single = applied.gram(x), applied.single().gram(x.float())
+    torch.testing.assert_close(single.double(), whole, rtol=0.0, atol=1e-4 * whole.abs().max().item())
+    monkeypatch.setattr(normal_operator, "_ENTRIES", 2**14)
+    monkeypatch.setattr(normal_operator, "_TERMS", 2**13)
+    torch.testing.assert_close(applied.gram(x), whole, rtol=0.0, atol=1e-12 * whole.abs().max().item())
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_a_torus_is_at_most_its_largest_symbol(name):
+    weight, size, stride, pad = FEW[name]
+    dims = weight.ndim - 2
+    geometry = ConvGeometry(tuple(weight.shape[2:]), (stride,) * dims, (1,) * dims, ((pad, pad),) * dims, (size,) * dims)
+    laid = lay(weight, geometry, 1)
+    for on in (laid, turned(laid)):
+        torus = on.grams.torus
+        largest = torch.linalg.svdvals(symbols(torus, weight / on.unit, torus.frequencies)).max().item()
+        assert 0.9 * largest < on.norm / on.unit < largest * (1 + 1e-6)
+        assert torus_at_most(on, largest * (1 + 1e-4)) and not torus_at_most(on, largest * (1 - 1e-6))
+        assert largest <= torus_norm_above(on) / on.unit < largest * (1 + 1e-4)
+
+
+def test_directions_missed_at_first_are_found(monkeypatch):
+    weight = FEW["square"][0]
+    laid = lay(weight, ConvGeometry((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)), (5, 5)), 1)
+    largest = torch.linalg.eigvalsh(laid.grams.at(laid.grams.torus.frequencies))
+    cut = 0.8 * largest[:, -1].max().item()
+    nowhere = torch.zeros(len(largest), dtype=torch.bool)
+    found = deflation._deflated(laid.grams, laid.grams.torus.frequencies, nowhere, cut, 1e-3 * cut)
+    assert found is not None
+    above = ((largest - cut).clamp(min=0.0)).sum(1)
+    torch.testing.assert_close(found.abs().square().sum((1, 2)) * (above > 1e-3 * cut), above * (above > 1e-3 * cut), rtol=1e-3, atol=0.0)
 
 
 def test_symbols_are_those_of_the_circulant_matrix():

@@ -12,7 +12,7 @@ from steepest.numerics.deflation import deflated_norm_above
 from steepest.numerics.matrix_norm import norm_2_above
 from steepest.numerics.rounding import gamma
 from steepest.numerics.torus import ConvGeometry, padded_positions
-from steepest.numerics.torus_norm import Laid, lay, torus_norm_above
+from steepest.numerics.torus_norm import Laid, lay, torus_norm_above, turned
 
 _DENSE_SIDE = 256
 _DENSE_SIDE_MIRRORED = 1536
@@ -59,8 +59,11 @@ def conv_norm_2_above(weight: Tensor, geometry: ConvGeometry, groups: int = 1, r
         # The margin lets another proof take its own way to the norms of the parts.
         return min(_inside_and_ends(weight, geometry, groups, mirrored[0]), _copied(weight, geometry, groups)) * (1.0 + 2e-5)
     laid = lay(weight, geometry, groups)
-    refined = deflated_norm_above(weight, geometry, laid) if refine and groups == 1 and _worth_refining(laid) else None
-    return torus_norm_above(laid) if refined is None else refined
+    if refine and groups == 1 and _worth_refining(laid):
+        refined = deflated_norm_above(weight, laid)
+        if refined is not None:
+            return refined
+    return torus_norm_above(turned(laid))
 
 
 def _worth_refining(laid: Laid) -> bool:

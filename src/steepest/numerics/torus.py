@@ -235,8 +235,9 @@ class Grams:
         half = which < (len(lags) + 1) // 2
         first, second = torch.arange(count).repeat_interleave(count), torch.arange(count).repeat(count)
         blocks = 1 if of_outputs else many
-        kernels = taps if of_outputs else taps.transpose(1, 2)
-        m = kernels.shape[1]
+        # One kernel entry after the other, so that those of a lag are gathered in long runs.
+        kernels = (taps if of_outputs else taps.transpose(1, 2)).movedim(-1, 0).contiguous()
+        m = kernels.shape[2]
         found = torch.zeros(len(lags), groups, blocks, m, blocks, m, dtype=torch.float64)
         if of_outputs:
             half &= phase[first] == phase[second]
@@ -246,14 +247,14 @@ class Grams:
         order = torch.arange(len(place))[half]
         order = order[place[half].argsort(stable=True)]
         for run in order.split(torch.unique_consecutive(place[order], return_counts=True)[1].tolist()):
-            left, right = (kernels[..., side[run]].flatten(2) for side in (first, second))
+            left, right = (kernels[side[run]].movedim(0, 2).flatten(2) for side in (first, second))
             lag, u, v = which[run[0]], *((0, 0) if of_outputs else (phase[first[run[0]]], phase[second[run[0]]]))
             found[lag, :, u, :, v] = left @ right.mT
         found = found.flatten(4, 5).flatten(2, 3)
         found[len(lags) // 2 + 1 :] = found[: len(lags) // 2].flip(0).mT
         # Entry by entry the sum of the magnitudes is that of the product of sum_k |K_k| with itself.
         mass = taps.abs().sum(-1).square().sum((1, 2)).max().item() * (1.0 + gamma(weight.numel()))
-        error = gamma(count * count + len(lags) + max(rows, inner) + 16 * len(torus.periods)) * mass
+        error = gamma(count * count + len(lags) + count * max(rows, inner) + 16 * len(torus.periods)) * mass
         return Grams(torus, lags, found, of_outputs, error)
 
     @property

@@ -16,6 +16,7 @@ from steepest.numerics.torus import ConvGeometry, Grams, Torus, least_periods
 
 _PEAKS = 8
 _ENTRIES = 2**25
+_CHUNK = 2**21
 _SINGLE_SIDE = 128
 
 
@@ -27,15 +28,17 @@ class Laid:
         grams: the Gram matrices of its symbols, for the kernel divided by ``unit``.
         unit: a power of two, so that the division is exact and squares neither overflow nor vanish.
         norm: the largest norm of a symbol, estimated from below.
+        tops: the largest eigenvalue of every Gram matrix and its vector, roughly, where signs have not been compared yet.
     """
 
     grams: Grams
     unit: float
     norm: float
+    tops: tuple[Tensor, Tensor] | None = None
 
 
 def lay(weight: Tensor, geometry: ConvGeometry, groups: int) -> Laid:
-    """Choose the signs of what goes round: those for which the largest symbol is least, by estimates near the peaks.
+    """On the torus of the fewest frequencies; the norm by a few steps at each.
 
     Args:
         weight: ``[out, in / groups, *kernel]``, float64.
@@ -45,22 +48,46 @@ def lay(weight: Tensor, geometry: ConvGeometry, groups: int) -> Laid:
     periods, dims = least_periods(geometry), len(geometry.kernel)
     peak = weight.abs().max().item() if weight.numel() else 0.0
     unit = 2.0 ** math.floor(math.log2(peak)) if peak > 0 else 1.0
-    plain = Grams.of(Torus(geometry, periods, (0.0,) * dims), weight / unit, groups)
-    if peak == 0.0 or not len(plain.torus.frequencies):
-        return Laid(plain, unit, 0.0)
-    value, peaks = _peaks(plain)
-    free = [a for a in range(dims) if geometry.mode(a) == "zeros" or geometry.padding[a] == (0, 0)]
+    twist = [0.0] * dims
+    if 0 in _free(geometry) and periods[0] % 2 == 0:
+        twist[0] = 0.5
+    grams = Grams.of(Torus(geometry, periods, tuple(twist)), weight / unit, groups)
+    if peak == 0.0 or not len(grams.torus.frequencies):
+        return Laid(grams, unit, 0.0)
+    generator, values, vectors = torch.Generator().manual_seed(0), [], []
+    for _, gram in chunks(grams, torch.complex64, _CHUNK):
+        start = torch.randn(1, grams.side, generator=generator).to(torch.complex64).expand(len(gram), -1)
+        value, vector = top_eigenvalues(gram, start, 8)
+        values.append(value)
+        vectors.append(vector)
+    value = torch.cat(values)
+    return Laid(grams, unit, math.sqrt(max(value.max().item(), 0.0)) * unit, (value, torch.cat(vectors)))
+
+
+def turned(laid: Laid) -> Laid:
+    """With the signs of what goes round for which the largest symbol is least, by estimates near the peaks."""
+    if laid.tops is None:
+        return laid
+    grams, geometry = laid.grams, laid.grams.torus.geometry
+    value, peaks = _peaks(grams, *laid.tops)
     twists = []
-    for turned in itertools.product((0.0, 0.5), repeat=len(free)):
-        twist = [0.0] * dims
-        for a, t in zip(free, turned, strict=True):
+    for signs in itertools.product((0.0, 0.5), repeat=len(_free(geometry))):
+        twist = [0.0] * len(geometry.kernel)
+        for a, t in zip(_free(geometry), signs, strict=True):
             twist[a] = t
-        twists.append(tuple(twist))
-    rough = [value, *_near(plain, twists[1:], peaks, 5)]
-    least = min(range(len(twists)), key=rough.__getitem__)
-    best = replace(plain, torus=Torus(geometry, periods, twists[least]))
-    value = _near(plain, [twists[least]], peaks, 12)[0] if least else value
-    return Laid(best, unit, math.sqrt(max(value, 0.0)) * unit)
+        if tuple(twist) != grams.torus.twist:
+            twists.append(tuple(twist))
+    rough = _near(grams, twists, peaks, 5)
+    least = min(range(len(twists)), key=rough.__getitem__, default=0)
+    if twists and rough[least] < value:
+        value = _near(grams, [twists[least]], peaks, 16)[0]
+        grams = replace(grams, torus=Torus(geometry, grams.torus.periods, twists[least]))
+    return Laid(grams, laid.unit, math.sqrt(max(value, 0.0)) * laid.unit)
+
+
+def _free(geometry: ConvGeometry) -> list[int]:
+    """Axes on which what goes round may change its sign."""
+    return [a for a in range(len(geometry.kernel)) if geometry.mode(a) == "zeros" or geometry.padding[a] == (0, 0)]
 
 
 def torus_norm_above(laid: Laid) -> float:
@@ -84,9 +111,17 @@ def torus_norm_above(laid: Laid) -> float:
     return up(math.sqrt(tau_sq) * (1.0 + gamma(4))) * laid.unit
 
 
-def chunks(grams: Grams, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
+def torus_at_most(laid: Laid, tau: float) -> bool:
+    """Whether no symbol's norm over ``laid.unit`` is above tau, proven, the highest first; it ends where one may be. One group."""
+    grams, at = laid.grams, laid.grams.torus.frequencies
+    at = at if laid.tops is None else at[laid.tops[0].argsort(descending=True)]
+    parts = at.split(max(1, _CHUNK // (4 * grams.side**2)))
+    return all(_below(grams.at(part), tau * tau, grams.error).all() for part in parts)
+
+
+def chunks(grams: Grams, dtype: torch.dtype, entries: int = _ENTRIES) -> Iterator[tuple[Tensor, Tensor]]:
     """Frequencies, some at a time, and the Gram matrices there."""
-    step = max(1, _ENTRIES // (grams.correlations.shape[1] * grams.side**2))
+    step = max(1, entries // (grams.correlations.shape[1] * grams.side**2))
     for part in grams.torus.frequencies.split(step):
         yield part, grams.at(part, dtype)
 
@@ -111,19 +146,17 @@ def top_eigenvalues(gram: Tensor, start: Tensor, steps: int) -> tuple[Tensor, Te
     return values[:, -1], torch.einsum("sbm,bs->bm", torch.stack(basis), vectors[:, :, -1].to(start.dtype))
 
 
-def _peaks(grams: Grams) -> tuple[float, list[tuple[Tensor, Tensor]]]:
+def _peaks(grams: Grams, rough: Tensor, begun: Tensor) -> tuple[float, list[tuple[Tensor, Tensor]]]:
     """The largest eigenvalue over the torus, estimated, and frequencies and vectors of the highest points, apart from each other."""
-    groups, generator = grams.correlations.shape[1], torch.Generator().manual_seed(0)
-    at, value, vector = [], [], []
-    for part, gram in chunks(grams, torch.complex64):
-        start = torch.randn(1, grams.side, generator=generator).to(torch.complex64).expand(len(gram), -1)
-        rough, begun = top_eigenvalues(gram, start, 6)
-        top = rough.topk(min(len(rough), max(8, len(rough) // 16))).indices
-        fine, found = top_eigenvalues(gram[top], begun[top], 12)
-        at.append(part[top // groups])
-        value.append(fine)
-        vector.append(found)
-    at, value, vector = torch.cat(at), torch.cat(value), torch.cat(vector)
+    groups, values, vectors = grams.correlations.shape[1], [], []
+    top = rough.topk(min(len(rough), max(8, len(rough) // 16))).indices
+    at = grams.torus.frequencies[top // groups]
+    for part in torch.arange(len(top)).split(max(1, _CHUNK // (groups * grams.side**2))):
+        gram = grams.at(at[part], torch.complex64).unflatten(0, (-1, groups))[torch.arange(len(part)), top[part] % groups]
+        fine, found = top_eigenvalues(gram, begun[top[part]], 16)
+        values.append(fine)
+        vectors.append(found)
+    value, vector = torch.cat(values), torch.cat(vectors)
     chosen: list[int] = []
     for k in value.argsort(descending=True).tolist():
         if all((at[k] - at[c]).abs().max() > 2 for c in chosen):
@@ -141,7 +174,8 @@ def _near(grams: Grams, twists: list[tuple[float, ...]], peaks: list[tuple[Tenso
     for twist in twists:
         before = len(starts)
         for frequency, vector in peaks:
-            near = list(itertools.product(*((f,) if t == 0.0 else (f - 1, f + 1) for f, t in zip(frequency.tolist(), twist, strict=True))))
+            turns = zip(frequency.tolist(), twist, grams.torus.twist, strict=True)
+            near = list(itertools.product(*((f,) if t == own else (f - 1, f + 1) for f, t, own in turns)))
             at += near
             starts += [vector] * (len(near) * groups)
         counts.append(len(starts) - before)
