@@ -1,9 +1,10 @@
 """How the time of a LipSDP bound grows with neurons and with depth, on random chains; one thread, processor time.
 
-    OMP_NUM_THREADS=1 python benchmarks/scaling.py [--largest 2100] [-o benchmarks/results]
+    OMP_NUM_THREADS=1 python benchmarks/scaling.py [--largest 4100] [-o benchmarks/results]
 
-Each chain has weights of variance 1.5 / n. Two ways: the interior point to a gap of 1e-5 with its proof, and 100 first-order steps
-with theirs. Writes ``scaling.md`` and one SVG each for time against neurons (depth 4) and against depth (width 32 and 64).
+Each chain has weights of variance 1.5 / n. Two ways: the interior point to a gap of 1e-5 with its proof, dense or for deep chains layer
+by layer, and 100 first-order steps with theirs. Writes ``scaling.md`` and one SVG each for time against neurons (depth 4) and against
+depth (width 32 and 64).
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def chart(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]], across: st
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--largest", type=int, default=2100, help="most neurons for the interior point")
+    parser.add_argument("--largest", type=int, default=4100, help="most neurons for the interior point")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).resolve().parent / "results")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -105,7 +106,7 @@ def main() -> int:
     deep = []
     for way in WAYS:
         for width in (32, 64):
-            found = measured(way, [(width, d) for d in (4, 8, 16, 32, 64)])
+            found = measured(way, [(width, d) for d in (4, 8, 16, 32, 64, 128)])
             deep.append((f"{way}, width {width}", [(d, s) for (_, d), s in found]))
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "scaling_neurons.svg").write_text(chart(wide, "neurons (depth 4)"))

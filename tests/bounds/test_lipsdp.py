@@ -67,6 +67,19 @@ def test_published_optima_are_reached_and_checked(name):
     assert check(certificate, record).holds
 
 
+@pytest.mark.parametrize("slope", [0.0, 0.2, -0.5])
+def test_a_deep_chain_is_solved_layer_by_layer_with_the_same_optimum(slope, monkeypatch):
+    graph = chain([7, *[6] * 12, 3], 0, lambda b, x: b.relu(x, slope))
+    found = []
+    for slower in (0.0, 1e9):
+        monkeypatch.setattr("steepest.bounds.lipsdp.bound.SLOWER", slower)
+        upper, certificate, record = certify(graph)
+        assert check(certificate, record).holds
+        assert upper.gap is not None and upper.gap < 3e-5
+        found.append(upper.value)
+    assert found[0] == pytest.approx(found[1], rel=2e-5)
+
+
 def test_one_hidden_layer_lies_between_the_exact_constant_and_the_product():
     for seed in range(3):
         graph = chain([3, 7, 2], seed)

@@ -125,10 +125,10 @@ class QuadraticProgram:
     @cached_property
     def _plain(self) -> bool:
         """Whether every constraint is ``g_i g_i' - h_i h_i'`` with ``lean = 1``."""
-        return self._single and bool((self.lean == 1.0).all())
+        return self.single and bool((self.lean == 1.0).all())
 
     @cached_property
-    def _single(self) -> bool:
+    def single(self) -> bool:
         """Whether rows of H, entries of z and multipliers are one to one, in order."""
         order = torch.arange(self.multipliers)
         return all(len(of) == self.multipliers and torch.equal(of, order) for of in (self.own, self.z_of, self.v_of))
@@ -175,14 +175,14 @@ class QuadraticProgram:
         if self._plain:
             return y
         y = self.lean[:, None] * y
-        return y if self._single else y.new_zeros(len(self.z_of), y.shape[1]).index_add_(0, self.own, y)
+        return y if self.single else y.new_zeros(len(self.z_of), y.shape[1]).index_add_(0, self.own, y)
 
     def direction(self, rho: float, t: Tensor, y: Tensor, hy: Tensor) -> Tensor:
         """``(rho E + sum_j t_j P_j) Y``, given ``H Y``."""
         n = self.inputs
         gy = y[n:] - self._lifted(hy)
         out = torch.cat([rho * y[:n], t[self.z_of][:, None] * gy])
-        inner = gy if self._plain else self.lean[:, None] * (gy if self._single else gy[self.own])
+        inner = gy if self._plain else self.lean[:, None] * (gy if self.single else gy[self.own])
         inner = (inner + hy).mul_(t[self.v_of][:, None])
         for tile in self.H:
             out[tile.columns].addmm_(tile.block.mT, inner[tile.rows], alpha=-1.0)
@@ -191,7 +191,7 @@ class QuadraticProgram:
     def inner(self, y: Tensor, hy: Tensor) -> Tensor:
         """``<E, Y>`` and all ``<P_j, Y>``, given ``H Y``."""
         n, diagonal = self.inputs, y.diagonal()
-        cross = hy[:, n:].diagonal() if self._single else hy.gather(1, n + self.own[:, None])[:, 0]
+        cross = hy[:, n:].diagonal() if self.single else hy.gather(1, n + self.own[:, None])[:, 0]
         rows = -2.0 * self.lean * cross
         if self._curved:
             square = torch.zeros_like(rows)
@@ -200,7 +200,7 @@ class QuadraticProgram:
             rows = rows + self.excess * square
         value = y.new_zeros(1 + self.multipliers)
         value[0] = diagonal[:n].sum()
-        if self._single:
+        if self.single:
             torch.add(diagonal[n:], rows, out=value[1:])
         else:
             value[1:].index_add_(0, self.z_of, diagonal[n:]).index_add_(0, self.v_of, rows)
@@ -221,7 +221,7 @@ class QuadraticProgram:
         inner.add_(self._gathered(hh.mul_(ll), self.v_of, self.v_of))
         b[0, 0] = (x[:n, :n] * y[:n, :n]).sum()
         outer, sides = (gx * gy).sum(1), (hx[:, :n] * hy[:, :n]).sum(1)
-        if self._single:
+        if self.single:
             b[0, 1:] = outer - sides
         else:
             b[0, 1:] = x.new_zeros(m).index_add_(0, self.z_of, outer).index_add_(0, self.v_of, -sides)
@@ -240,7 +240,7 @@ class QuadraticProgram:
 
     def _gathered(self, block: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Sums over the rows and columns of each multiplier."""
-        if self._single:
+        if self.single:
             return block
         m = self.multipliers
         half = block.new_zeros(m, block.shape[1]).index_add_(0, rows, block)
