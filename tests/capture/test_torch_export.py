@@ -19,6 +19,28 @@ class Residual(nn.Module):
         return x + torch.relu(self.norm(self.conv(x)))
 
 
+class Last(nn.Module):
+    """What a recurrent layer gives at the last step, and its last state."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        y, state = self.inner(x)
+        h = state[0] if isinstance(state, tuple) else state
+        return torch.cat([y[:, -1].flatten(), h.flatten()])
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
 MODULES = {
     "mlp": (nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3), nn.Softmax(-1)), (1, 4)),
     "residual": (nn.Sequential(Residual(), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 5)), (1, 3, 8, 8)),
@@ -39,6 +61,17 @@ MODULES = {
     ),
     "resizing": (nn.Sequential(nn.Upsample(scale_factor=2), nn.AdaptiveAvgPool2d(3), nn.AdaptiveMaxPool2d(1)), (1, 2, 4, 4)),
     "reflect": (nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), (1, 2, 5, 5)),
+    "rnn": (Last(nn.RNN(3, 4, 2, nonlinearity="relu", batch_first=True)), (1, 3, 3)),
+    "gru": (Last(nn.GRU(3, 4, batch_first=True, bidirectional=True)), (1, 3, 3)),
+    "lstm": (Last(nn.LSTM(3, 4, batch_first=True, proj_size=2)), (1, 3, 3)),
+    "cells": (nn.Sequential(nn.GRUCell(3, 4), nn.RNNCell(4, 2)), (1, 3)),
+    "gates": (nn.Sequential(nn.GLU(1), nn.RReLU(), nn.LocalResponseNorm(2)), (1, 4, 3)),
+    "einsum": (Function(lambda x: torch.einsum("bij,jk->bik", x, torch.ones(3, 2, dtype=x.dtype))), (1, 4, 3)),
+    "exponentials": (
+        Function(lambda x: torch.logsumexp(x, (1, 2)) + torch.logaddexp(x, 2 * x.flip(-1)) + torch.expm1(x) + torch.log1p(x * x)),
+        (1, 4, 3),
+    ),
+    "places": (Function(lambda x: x.cumsum(1) + x.roll(1, -1) + torch.tril(x) + x.gather(1, torch.tensor([[[0, 2, 1]]]))), (1, 4, 3)),
     "spectral": (nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)), (1, 4)),
 }  # fmt: skip
 
@@ -55,6 +88,21 @@ def test_graphs_agree_with_their_modules(name):
     with torch.no_grad():
         expected = torch.stack([double(sample) for sample in x])
     assert torch.allclose(graph.evaluate(x), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_constants_made_on_the_way_are_of_float64():
+    graph = from_module(Function(lambda x: x @ torch.ones(3, 2) + torch.full((2,), 0.1)), torch.zeros(1, 3))
+    x = torch.randn(1, 3, dtype=torch.float64)
+    assert torch.allclose(graph.evaluate(x), x @ torch.ones(3, 2, dtype=torch.float64) + 0.1, rtol=1e-14, atol=1e-14)
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_failed_export_says_so_in_one_error_alone(capfd):
+    with pytest.raises(ModelError, match="cannot take the module"):
+        from_module(Function(lambda x: torch.bmm(x, torch.ones(1, 3, 2, dtype=torch.float32))), torch.zeros(1, 2, 3))
+    with pytest.raises(ModelError, match="fails in float64"):
+        from_module(Function(lambda x: x @ torch.ones(3, 2, dtype=torch.float32)), torch.zeros(1, 3))
+    assert capfd.readouterr().err == ""
 
 
 class Signed(nn.Module):

@@ -432,6 +432,15 @@ class Builder:
             y = self.append(ops.Softmax((last.shape,), mask.reshape([1] * (len(last.shape) - mask.ndim) + list(mask.shape))), last)
         return self.move_last(y, axis)
 
+    def log_sum_exp(self, x: Ref, axes: Sequence[int], keepdim: bool) -> Ref:
+        """``log sum e^x = x_0 - logsoftmax(x)_0`` over some axes, whose constant is finite."""
+        kept = [a for a in range(len(x.shape)) if a not in axes]
+        size = math.prod(x.shape[a] for a in axes)
+        joined = self.reshape(self.permute(x, [*kept, *axes]), (*(x.shape[a] for a in kept), size))
+        logs = self.softmax(joined, len(kept), log=True)
+        y = _ref(self.add(self.select(joined, lambda t: t[..., 0]), self.select(logs, lambda t: t[..., 0]), -1))
+        return self.reshape(y, tuple(1 if a in axes else n for a, n in enumerate(x.shape) if keepdim or a not in axes))
+
     def normalize(self, x: Ref, axes: int, eps: float, weight: Tensor | None, bias: Tensor | None, centred: bool = True) -> Ref:
         """Layer or RMS norm over the last ``axes`` axes, then an affine map broadcast from the right."""
         lead = x.shape[: len(x.shape) - axes]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import operator
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from steepest.capture.aten_ops import LOWERINGS, Call
+from steepest.capture.aten_ops import LOWERINGS, Call, Lowering
 from steepest.capture.builder import Builder, Ref, Value
 from steepest.capture.passes import simplify
 from steepest.capture.replay import replay
@@ -43,7 +46,8 @@ def from_module(model: nn.Module, sample: Tensor | tuple[Tensor, ...]) -> Graph:
         tensor.requires_grad_(False)
     inputs = tuple(s[:1].detach().to("cpu", torch.float64) for s in samples)
     program = _export(double, inputs)
-    graph = simplify(_Walk(program).graph(inputs))
+    with _double():
+        graph = simplify(_Walk(program).graph(inputs))
     shapes = [tuple(s.shape) for s in inputs]
 
     def reference(x: Tensor) -> Tensor:
@@ -51,8 +55,11 @@ def from_module(model: nn.Module, sample: Tensor | tuple[Tensor, ...]) -> Graph:
         for shape in shapes:
             parts.append(flat[at : at + math.prod(shape)].reshape(shape))
             at += math.prod(shape)
-        with torch.no_grad():
-            found = double(*parts)
+        try:
+            with torch.no_grad(), _double():
+                found = double(*parts)
+        except Exception as error:
+            raise ModelError(f"the module fails in float64 ({type(error).__name__}: {str(error).strip().splitlines()[0]})") from error
         outputs = [t for t in tree_leaves(found) if isinstance(t, Tensor)]
         return outputs[0] if len(outputs) == 1 else torch.cat([t.reshape(-1) for t in outputs])
 
@@ -62,9 +69,9 @@ def from_module(model: nn.Module, sample: Tensor | tuple[Tensor, ...]) -> Graph:
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), _double(), _quiet():
             warnings.simplefilter("ignore")
-            program = torch.export.export(model, inputs).run_decompositions({})
+            program = torch.export.export(model, inputs).run_decompositions(_apart())
     except Exception as error:
         reason = str(error).strip().splitlines()
         raise ModelError(
@@ -75,6 +82,43 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         changed = ", ".join(program.graph_signature.buffers_to_mutate.values())
         raise ModelError(f"the module changes its buffers ({changed}) even in evaluation mode: such a network is no fixed map")
     return program
+
+
+def _apart() -> dict[Any, Any]:
+    """How torch takes apart what has no lowering of its own: recurrent layers into single steps, ``einsum`` into products."""
+    table = torch.export.default_decompositions()
+    return {op: table[op] for op in list(table) if _lowering(str(op)) is None}
+
+
+def _lowering(name: str) -> Lowering | None:
+    return LOWERINGS.get(name) or LOWERINGS.get(".".join(name.split(".")[:2]))
+
+
+@contextmanager
+def _double() -> Iterator[None]:
+    """Constants that a module makes on its way are of float64, like its weights."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch's tracebacks of an export that fails stay off the terminal: the error says why."""
+    logger = logging.getLogger("torch")
+    hold = logging.Filter()
+    hold.filter = lambda record: False  # type: ignore[method-assign]
+    handlers = list(logger.handlers)
+    for handler in handlers:
+        handler.addFilter(hold)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(hold)
 
 
 class _Walk:
@@ -150,8 +194,7 @@ class _Walk:
                 raise self.builder.refuse("it is random, so the network is no fixed map")
             assert callable(node.target)
             return node.target(*args, **kwargs)
-        base = ".".join(name.split(".")[:2])
-        lowering = LOWERINGS.get(name) or LOWERINGS.get(base)
+        lowering = _lowering(name)
         if lowering is None:
             raise self.builder.refuse("it is not understood, or is no Lipschitz map")
         return lowering(Call(self.builder, args, kwargs, _names(node)))

@@ -51,9 +51,27 @@ LOWERINGS["aten.hardtanh"] = lambda c: c.builder.clamp(c.live(), c.get("min_val"
 LOWERINGS["aten.hardsigmoid"] = lambda c: c.builder.clamp(c.builder.scale(c.live(), 1 / 6, 0.5), 0.0, 1.0)
 LOWERINGS["aten.rsqrt"] = lambda c: c.builder.unary(ops.Reciprocal, c.builder.unary(ops.Sqrt, c.live()))
 LOWERINGS["aten.square"] = lambda c: c.builder.power(c.live(), 2)
+LOWERINGS["aten.expm1"] = lambda c: c.builder.scale(c.builder.unary(ops.Exp, c.live()), 1.0, -1.0)
+LOWERINGS["aten.log1p"] = lambda c: c.builder.unary(ops.Log, c.builder.scale(c.live(), 1.0, 1.0))
 LOWERINGS["aten.log_sigmoid"] = lambda c: c.builder.negate(c.builder.unary(ops.Softplus, c.builder.scale(c.live(), -1.0)))
 LOWERINGS["aten.log_sigmoid_forward"] = lambda c: (LOWERINGS["aten.log_sigmoid"](c), None)
 LOWERINGS["aten.gelu"] = lambda c: c.builder.unary(ops.GeluTanh if c.get("approximate", "none") == "tanh" else ops.Gelu, c.live())
+
+
+@lowers("rrelu", "rrelu_with_noise")
+def _rrelu(c: Call) -> Ref:
+    if c.get("training", False):
+        raise c.builder.refuse("its slope is random, so the network is no fixed map")
+    return c.builder.relu(c.live(), 0.5 * (c.get("lower", 1 / 8) + c.get("upper", 1 / 3)))
+
+
+@lowers("glu")
+def _glu(c: Call) -> Value:
+    b, x = c.builder, c.live()
+    axis = c.get("dim", -1) % len(x.shape)
+    half = x.shape[axis] // 2
+    value, gate = (b.select(x, lambda t, k=k: t.narrow(axis, k * half, half)) for k in (0, 1))
+    return b.multiply(value, b.unary(ops.Sigmoid, gate))
 
 
 @lowers("elu", "selu", "celu")

@@ -41,7 +41,7 @@ def _permute(c: Call) -> Ref:
 
 
 @lowers(
-    "slice", "select", "expand", "repeat", "narrow", "index_select", "flip", "roll", "pixel_shuffle", "pixel_unshuffle",
+    "slice", "select", "expand", "repeat", "narrow", "index_select", "gather", "flip", "roll", "pixel_shuffle", "pixel_unshuffle",
     "split", "split_with_sizes", "chunk", "unbind", "diagonal", "unfold", "tile", "swapaxes",
 )  # fmt: skip
 def _rearrange(c: Call) -> Any:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from steepest import ops
@@ -19,6 +20,31 @@ def _sums(c: Call) -> Ref:
     axes = c.get("dim", None)
     axes = list(range(len(x.shape))) if axes is None or axes == [] else [axes] if isinstance(axes, int) else axes
     return c.builder.reduce_sum(x, axes, bool(c.get("keepdim", False)), mean="mean" in c.builder.operator)
+
+
+@lowers("logsumexp")
+def _log_sum_exp(c: Call) -> Ref:
+    x, axes = c.live(), c.get("dim")
+    axes = [axes] if isinstance(axes, int) else list(axes) or range(len(x.shape))
+    return c.builder.log_sum_exp(x, [a % len(x.shape) for a in axes], bool(c.get("keepdim", False)))
+
+
+@lowers("logaddexp")
+def _log_add_exp(c: Call) -> Ref:
+    b, shape = c.builder, torch.broadcast_shapes(*(tuple(c.value(k).shape) for k in (0, 1)))
+    parts = []
+    for k in (0, 1):
+        v = c.value(k)
+        parts.append(b.reshape(b.expand(v, shape), (1, *shape)) if isinstance(v, Ref) else v.expand(shape)[None])
+    return b.log_sum_exp(as_ref(b.concat(parts, 0)), [0], False)
+
+
+@lowers("cumsum")
+def _cumulative_sum(c: Call) -> Ref:
+    b, x = c.builder, c.live()
+    axis = c.get("dim") % len(x.shape)
+    last = b.move_last(x, axis)
+    return b.move_last(b.dense(last, torch.ones(last.shape[-1], last.shape[-1], dtype=torch.float64).tril()), axis)
 
 
 @lowers("var", "std")

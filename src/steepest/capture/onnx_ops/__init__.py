@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from steepest.capture.builder import Builder, Ref, Value
-from steepest.capture.onnx_ops import arithmetic, constants, elementwise, layers, movement, normalization, reduction, resize
+from steepest.capture.onnx_ops import arithmetic, constants, elementwise, layers, movement, normalization, recurrent, reduction, resize
 from steepest.capture.onnx_ops.call import Call, Outputs
 from steepest.capture.onnx_ops.refused import UNKNOWN, WHY
 
@@ -17,7 +17,7 @@ __all__ = ["ANY", "LIVE", "Call", "lower"]
 ANY: dict[str, Callable[[Call], Outputs]] = {**arithmetic.RULES, **movement.RULES, **reduction.RULES}
 """Operators whose inputs may be constants or depend on the network's input."""
 
-LIVE: dict[str, Callable[[Call], Outputs]] = {**elementwise.RULES, **layers.RULES, **normalization.RULES, **resize.RULES}
+LIVE: dict[str, Callable[[Call], Outputs]] = {**elementwise.RULES, **layers.RULES, **normalization.RULES, **recurrent.RULES, **resize.RULES}
 """Operators whose first input depends on the network's; on constants they are evaluated as a network of their own."""
 
 

@@ -135,17 +135,6 @@ def _softmax(log: bool) -> Callable[[Call], Outputs]:
     return rule
 
 
-def log_sum_exp(call: Call, x: Ref, axes: list[int], keepdim: bool) -> Value:
-    """``log sum e^x = x_0 - logsoftmax(x)_0``, whose constant is finite."""
-    b = call.builder
-    kept = [a for a in range(len(x.shape)) if a not in axes]
-    size = math.prod(x.shape[a] for a in axes)
-    joined = b.reshape(b.permute(x, [*kept, *axes]), (*(x.shape[a] for a in kept), size))
-    logs = b.softmax(joined, -1, log=True)
-    y = b.add(b.select(joined, lambda t: t[..., 0]), b.select(logs, lambda t: t[..., 0]), -1)
-    return call.reshape(y, [1 if a in axes else n for a, n in enumerate(x.shape) if keepdim or a not in axes])
-
-
 RULES: dict[str, Callable[[Call], Outputs]] = {
     "BatchNormalization": batch_normalization,
     "LayerNormalization": layer_normalization,

@@ -11,7 +11,6 @@ from torch import Tensor
 from steepest import ops
 from steepest.capture.builder import Ref, Value
 from steepest.capture.onnx_ops.call import Call, Outputs
-from steepest.capture.onnx_ops.normalization import log_sum_exp
 
 Live = Callable[[Call, Ref, list[int], bool], Value]
 
@@ -47,6 +46,10 @@ def _l2(call: Call, x: Ref, axes: list[int], keepdim: bool) -> Value:
 
 def _log_sum(call: Call, x: Ref, axes: list[int], keepdim: bool) -> Value:
     return call.builder.unary(ops.Log, call.builder.reduce_sum(x, axes, keepdim))
+
+
+def _log_sum_exp(call: Call, x: Ref, axes: list[int], keepdim: bool) -> Value:
+    return call.builder.log_sum_exp(x, axes, keepdim)
 
 
 def _product(call: Call, x: Ref, axes: list[int], keepdim: bool) -> Value:
@@ -150,7 +153,7 @@ RULES: dict[str, Callable[[Call], Outputs]] = {
             ("ReduceL2", _l2),
             ("ReduceSumSquare", _squares),
             ("ReduceLogSum", _log_sum),
-            ("ReduceLogSumExp", log_sum_exp),
+            ("ReduceLogSumExp", _log_sum_exp),
         )
     },
     "CumSum": cumulative_sum,

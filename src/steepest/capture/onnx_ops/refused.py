@@ -5,7 +5,6 @@ from __future__ import annotations
 _LEAPS = "its value leaps, so that it is not a Lipschitz map"
 _FLAG = "it turns what depends on the network's input into true or false, which leaps and is not a Lipschitz map"
 _RANDOM = "its result is random"
-_RECURRENT = "recurrent layers are not understood: export the network unrolled into single steps"
 _CONTROL = "control flow that depends on the input is not understood: export the model with torch.export at a fixed shape"
 _SEQUENCE = "sequences of tensors are not understood"
 _ROUNDS = "it rounds to a grid, which leaps and is not a Lipschitz map: export the network before quantisation"
@@ -16,7 +15,6 @@ WHY: dict[str, str] = {
     ),
     **dict.fromkeys(("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or", "Xor"), _FLAG),
     **dict.fromkeys(("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"), _RANDOM),
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), _RECURRENT),
     **dict.fromkeys(("If", "Loop", "Scan"), _CONTROL),
     **dict.fromkeys(
         ("SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence", "ConcatFromSequence"),
