@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import steepest
 from cases import CASES
 from random_graphs import random_graph
 from steepest.bounds import ClarkeJacobian, LinearJacobian, LipSDP, PieceLipSDP, Product, Rowwise, Signs, Splitting
@@ -84,3 +85,24 @@ def test_secants_of_random_networks_never_exceed_a_bound(seed):
             assert verdict.upper >= steepest * (1 - 1e-9), ("checker", bound.name, norm)
             # Two independent computations of the same mathematics.
             assert verdict.upper == pytest.approx(upper.value, rel=1e-5), (bound.name, norm, verdict.reasons)
+
+
+@pytest.mark.parametrize("layer", [torch.nn.RNN, torch.nn.GRU, torch.nn.LSTM])
+def test_recurrent_networks_are_bracketed_around_an_input(layer):
+    class Last(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer(2, 4, batch_first=True)
+
+        def forward(self, x):
+            return self.layer(x)[0][:, -1]
+
+    torch.manual_seed(1)
+    model, x, radius = Last().double().eval(), torch.randn(1, 3, 2, dtype=torch.float64), 0.2
+    bracket = steepest.bound(model, sample=x, at=x[0], radius=radius, effort="fast")
+    assert steepest.check(bracket.certificate, model, sample=x).holds
+    steps = torch.randn(64, 3, 2, dtype=torch.float64)
+    near = x + radius * torch.rand(64, 1, 1) ** (1 / 6) * steps / steps.flatten(1).norm(dim=1)[:, None, None]
+    norms = [torch.linalg.matrix_norm(torch.autograd.functional.jacobian(model, y[None]).reshape(4, 6), 2).item() for y in near]
+    assert max(norms) <= bracket.upper <= 2.0 * max(norms)
+    assert bracket.lower <= bracket.upper
