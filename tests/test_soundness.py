@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
-import steepest
 from cases import CASES
 from random_graphs import random_graph
+from steepest.api import make_domain
 from steepest.bounds import ClarkeJacobian, LinearJacobian, LipSDP, PieceLipSDP, Product, Rowwise, Signs, Splitting
+from steepest.bracket import Bracketing, Effort
+from steepest.capture.torch_export import from_module
 from steepest.numerics.deadline import Deadline
 from steepest.proofs.certificate import write_certificate
 from steepest.proofs.check import check
@@ -99,8 +101,9 @@ def test_recurrent_networks_are_bracketed_around_an_input(layer):
 
     torch.manual_seed(1)
     model, x, radius = Last().double().eval(), torch.randn(1, 3, 2, dtype=torch.float64), 0.2
-    bracket = steepest.bound(model, sample=x, at=x[0], radius=radius, effort="fast")
-    assert steepest.check(bracket.certificate, model, sample=x).holds
+    graph = from_module(model, x)
+    bracket = Bracketing(Effort(0.3, 4, 2.0)).run(graph, make_domain(graph.input_shape, 2.0, x, radius, None), 2.0)
+    assert check(bracket.certificate, graph.record()).holds
     steps = torch.randn(64, 3, 2, dtype=torch.float64)
     near = x + radius * torch.rand(64, 1, 1) ** (1 / 6) * steps / steps.flatten(1).norm(dim=1)[:, None, None]
     norms = [torch.linalg.matrix_norm(torch.autograd.functional.jacobian(model, y[None]).reshape(4, 6), 2).item() for y in near]
