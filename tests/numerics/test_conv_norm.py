@@ -214,6 +214,12 @@ def test_a_torus_is_at_most_its_largest_symbol(name):
         assert largest <= torus_norm_above(on) / on.unit < largest * (1 + 1e-4)
 
 
+def test_a_torus_near_the_norm_is_not_made_looser():
+    mixed = torch.linalg.qr(normal(40, 40)).Q
+    op = conv(torch.nn.functional.pad(mixed[:, :, None, None], (1, 1, 1, 1)), (12, 12), (1, 1), ((1, 1), (1, 1)), (1, 1))
+    assert 1.0 <= op.norm(2.0) <= 1.0 + 1e-4
+
+
 def test_directions_missed_at_first_are_found(monkeypatch):
     weight = FEW["square"][0]
     laid = lay(weight, ConvGeometry((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)), (5, 5)), 1)

@@ -14,7 +14,7 @@ from steepest.numerics.definite import proves_semidefinite
 from steepest.numerics.normal_operator import Direct, OnTorus
 from steepest.numerics.rounding import gamma
 from steepest.numerics.torus import Grams
-from steepest.numerics.torus_norm import Laid, torus_at_most
+from steepest.numerics.torus_norm import Laid, torus_at_most, torus_norm_above, turned
 
 _PRECISION = 9.7e-4
 _MOST_DIRECTIONS = 1024
@@ -26,7 +26,7 @@ _LANES = 12
 
 
 def deflated_norm_above(weight: Tensor, laid: Laid) -> float | None:
-    """Upper bound of the operator norm of a zero-padded convolution, within about 1e-3 of it, or None where the torus is to be kept.
+    """Upper bound of the operator norm of a zero-padded convolution, within about 1e-3 of it, or None where only the torus shows one.
 
     Let B be the operator (or its adjoint), and ``G(f)`` the Gram matrices of its torus, so that ``B'B`` is at most the torus's on the
     positions there are. With ``c < tau`` and any ``Y(f)`` such that ``G(f) - Y(f) Y(f)^H <= c^2`` at every frequency (its
@@ -51,6 +51,9 @@ def deflated_norm_above(weight: Tensor, laid: Laid) -> float | None:
         if not norm > last * (1.0 + 1e-4):
             return None
         tau, last = norm * (1.0 + _PRECISION), norm
+        if laid.norm / laid.unit < tau and torus_at_most(laid, tau):
+            # It may be closer than that.
+            return min(tau * laid.unit * (1.0 + gamma(4)), torus_norm_above(turned(laid)))
         if _at_most(weight, laid, direct, tau):
             return tau * laid.unit * (1.0 + gamma(4))
     return None
@@ -58,11 +61,8 @@ def deflated_norm_above(weight: Tensor, laid: Laid) -> float | None:
 
 def _at_most(weight: Tensor, laid: Laid, direct: Direct, tau: float) -> bool:
     """Whether the norm over ``laid.unit`` is proven to be at most tau."""
-    torus = laid.norm / laid.unit
-    if torus < tau and torus_at_most(laid, tau):
-        return True
     # The further c is below tau, the fewer steps for each direction and the more directions.
-    share = min(0.01, max(0.004, 2.0 * (torus / tau - 1.0)))
+    share = min(0.01, max(0.004, 2.0 * (laid.norm / laid.unit / tau - 1.0)))
     found = _directions(laid, len(weight) if direct.of_outputs else weight.shape[1], tau * tau * (1.0 - share), 0.1 * share * tau * tau)
     if found is None:
         return False
