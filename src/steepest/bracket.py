@@ -62,6 +62,9 @@ SPLITTING = 0.4
 SIGNS = 0.4
 """Part of the bounds' time that branching over activation patterns has, where the network is small and piecewise linear."""
 
+PROVING = 3.0
+"""How many times as long as it took to find multipliers for pieces of the inputs the checker takes to prove them."""
+
 EXACT = 1e-5
 """What is left between the squares of a bound and of a slope that was met, relatively, where no better bound is looked for."""
 
@@ -155,7 +158,8 @@ class Bracketing:
         estimates = self._estimates(headed, domain, norm, started)
         self.progress("searching for a witness")
         # A limit on the whole is one of the wall clock; without it other load on the machine only delays the search.
-        stop = self.stop if self.time_limit is None else self.stop.within(self._left(started, self.effort.seconds))
+        owed = max((PROVING * u.seconds for u in uppers if u.method == Splitting.name), default=0.0)
+        stop = self.stop if self.time_limit is None else self.stop.within(self._left(started, self.effort.seconds, owed))
         seconds = min(self.effort.seconds, CONFIRMING) if any(_exact(u) for u in uppers) else self.effort.seconds
         points = [torch.from_numpy(u.point) for u in uppers if u.point is not None]
         search = GradientAscent(seconds=seconds, starts=self.effort.starts, stop=stop, seed=self.seed)
@@ -192,11 +196,11 @@ class Bracketing:
         late = self.time_limit is not None and time.perf_counter() - started >= share * self.time_limit
         return bool(self.stop.asked) or late
 
-    def _left(self, started: float, wanted: float) -> float:
-        """Seconds for a stage within the whole limit; never quite none."""
+    def _left(self, started: float, wanted: float, owed: float = 0.0, share: float = 1.0) -> float:
+        """Seconds for a stage within a share of what the whole limit leaves, less what later stages are owed; never quite none."""
         if self.time_limit is None:
             return wanted
-        return max(0.5, min(wanted, LIMIT_SHARE * self.time_limit - (time.perf_counter() - started)))
+        return max(0.5, min(wanted, share * (LIMIT_SHARE * self.time_limit - (time.perf_counter() - started) - owed)))
 
     def _uppers(self, graph: Graph, domain: Domain, norm: float, started: float, notes: list[str]) -> tuple[UpperBound, ...]:
         self.progress("product of operator norms")
@@ -252,7 +256,7 @@ class Bracketing:
             uppers = [u for u in uppers if u.value < math.inf or u.method != signs.name]
             if _exact(uppers[-1]):
                 return tuple(uppers)
-        deadline = self.stop.within(self._left(started, SPLITTING * self.effort.upper_seconds))
+        deadline = self.stop.within(self._left(started, SPLITTING * self.effort.upper_seconds, share=1.0 / (2.0 + PROVING)))
         splitting = Splitting(jacobian.over, PieceLipSDP(), deadline, enclosures=known)
         if not splitting.boxes(graph, domain):
             whole = LipSDP(steps=self.effort.steps, exact=self.effort.exact, device=self.device)
