@@ -39,9 +39,12 @@ class ReducedCholesky:
         generator = torch.Generator().manual_seed(0)
         states = round(STATES * w)
         white = list(torch.randn(n, w, states, generator=generator, dtype=diagonal.dtype))
-        weights = (
-            list(torch.linalg.cholesky(blocks).mT.inverse() @ torch.stack(white)) if earlier is None else earlier.solve_transposed(white)
-        )
+        if earlier is None:
+            # What the sketch weighs by need not be exact, and with this added rounding cannot make it indefinite.
+            factors, _ = torch.linalg.cholesky_ex(blocks + torch.diag_embed(1e-9 * own))
+            weights = list(torch.linalg.solve_triangular(factors.mT, torch.stack(white), upper=True))
+        else:
+            weights = earlier.solve_transposed(white)
         seen = self._seen(chain, x, z, weights)
         self.pivots: list[Tensor] = []
         self.reads: list[Tensor] = []
