@@ -73,6 +73,10 @@ class Builder:
         dims[axis], dims[-1] = dims[-1], dims[axis]
         return self.permute(x, dims)
 
+    def along(self, x: Ref, axis: int, matrix: Tensor) -> Ref:
+        """A matrix applied along one axis."""
+        return self.move_last(self.dense(self.move_last(x, axis), matrix), axis)
+
     def select(self, x: Ref, pick: Callable[[Tensor], Tensor], fill: float = 0.0) -> Ref:
         """Any rearrangement, given as what it does to a tensor of positions (-1 becomes ``fill``)."""
         size = math.prod(x.shape)

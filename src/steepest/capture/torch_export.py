@@ -108,10 +108,11 @@ def _double() -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Torch's tracebacks of an export that fails stay off the terminal: the error says why."""
-    logger = logging.getLogger("torch")
-    hold = logging.Filter()
-    hold.filter = lambda record: False  # type: ignore[method-assign]
-    handlers = list(logger.handlers)
+
+    def hold(record: logging.LogRecord) -> bool:
+        return False
+
+    handlers = list(logging.getLogger("torch").handlers)
     for handler in handlers:
         handler.addFilter(hold)
     try:

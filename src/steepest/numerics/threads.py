@@ -21,7 +21,7 @@ GAIN = 0.8
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Torch takes so many threads inside, and as many as before afterwards."""
+    """Torch takes so many threads inside, and as many as before afterwards; the number is the process's, so one caller at a time."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -41,10 +41,9 @@ def _log_add_exp(c: Call) -> Ref:
 
 @lowers("cumsum")
 def _cumulative_sum(c: Call) -> Ref:
-    b, x = c.builder, c.live()
+    x = c.live()
     axis = c.get("dim") % len(x.shape)
-    last = b.move_last(x, axis)
-    return b.move_last(b.dense(last, torch.ones(last.shape[-1], last.shape[-1], dtype=torch.float64).tril()), axis)
+    return c.builder.along(x, axis, torch.ones(x.shape[axis], x.shape[axis], dtype=torch.float64).tril())
 
 
 @lowers("var", "std")

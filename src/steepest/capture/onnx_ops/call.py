@@ -216,11 +216,6 @@ class Call:
         """A rearrangement that is a function of the positions."""
         return pick(x) if isinstance(x, Tensor) else self.builder.select(x, pick)
 
-    def along(self, x: Ref, axis: int, matrix: Tensor) -> Ref:
-        """A matrix applied along one axis."""
-        b = self.builder
-        return b.move_last(b.dense(b.move_last(x, axis), matrix), axis)
-
     def bar(self, x: Ref, barred: Tensor) -> Ref:
         """Remember where an entry of x stands for minus infinity."""
         # A node of its own: the unmasked value may have readers too.

@@ -113,7 +113,7 @@ def cumulative_sum(call: Call) -> Outputs:
     ones = torch.ones(n, n, dtype=torch.float64).tril(-1 if call.flag("exclusive", False) else 0)
     matrix = ones.mT.contiguous() if call.flag("reverse", False) else ones
     if isinstance(x, Ref):
-        return call.along(x, axis, matrix)
+        return call.builder.along(x, axis, matrix)
     return (x.movedim(axis, -1) @ matrix.mT.to(x.dtype)).movedim(-1, axis)
 
 

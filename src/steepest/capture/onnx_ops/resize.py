@@ -126,7 +126,7 @@ def resize(call: Call) -> Outputs:
             x = call.builder.select(x, _selected(axis, index))
         else:
             call.room((out, n))
-            x = call.along(x, axis, _matrix(kind, places, n, a, exclude and kind == "cubic"))
+            x = call.builder.along(x, axis, _matrix(kind, places, n, a, exclude and kind == "cubic"))
     return x
 
 
